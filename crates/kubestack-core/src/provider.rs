@@ -1,0 +1,243 @@
+//! Providers: platforms on which agents run.
+
+use crate::cause::FailureCause;
+use crate::error::Result;
+use crate::label::LabelSpec;
+use crate::marks::Marks;
+use crate::master::Enrolment;
+use crate::name::{AgentName, Uid};
+use crate::resources::Resources;
+use crate::time::Moment;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How far a unit is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum UnitPhase {
+    /// Not yet started; nothing of ours has run in it.
+    Pending {
+        /// Why it has not started, where the platform says so. A cause here is not yet a failure: whether
+        /// to wait is decided by the engine, with a patience per cause.
+        cause: Option<FailureCause>,
+        /// The platform's own words.
+        text: String,
+    },
+    /// It runs, or may run.
+    Running,
+    /// It ended and holds no capacity any more.
+    Ended {
+        /// Why, if it failed; `None` for a normal end.
+        cause: Option<FailureCause>,
+        /// The platform's own words, with the last log lines where there are any.
+        text: String,
+    },
+    /// The platform is taking it away; it still holds capacity.
+    Terminating,
+    /// No unit, only something that belongs to one and was left behind (a Secret, a directory).
+    Remnant,
+}
+
+impl UnitPhase {
+    /// Whether it holds capacity of the platform.
+    pub fn holds_capacity(&self) -> bool {
+        matches!(self, Self::Pending { .. } | Self::Running | Self::Terminating)
+    }
+}
+
+/// One launched unit (a pod, a process) as its provider shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Unit {
+    /// The agent's name.
+    pub name: AgentName,
+    /// What the platform calls it, unique over all time.
+    pub uid: Uid,
+    /// Grows with each change of the unit, where the platform counts changes; of two views of one uid the
+    /// one with the larger version is the newer. 0 where it does not.
+    pub version: u64,
+    /// Its marks.
+    pub marks: Marks,
+    /// How far it is.
+    pub phase: UnitPhase,
+    /// When the platform made it.
+    pub created: Moment,
+}
+
+impl Unit {
+    /// A unit in that phase.
+    pub fn new(uid: Uid, marks: Marks, phase: UnitPhase, created: Moment) -> Self {
+        Self { name: marks.agent(), uid, version: 0, marks, phase, created }
+    }
+
+    /// Sets the version.
+    #[must_use]
+    pub fn version(mut self, version: u64) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Names this unit.
+    pub fn reference(&self) -> UnitRef {
+        UnitRef { name: self.name.clone(), uid: self.uid.clone() }
+    }
+}
+
+/// Names one unit for good: a platform may use a name again, never a uid.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct UnitRef {
+    /// The agent's name.
+    pub name: AgentName,
+    /// The unit's uid.
+    pub uid: Uid,
+}
+
+impl UnitRef {
+    /// Names that unit.
+    pub fn new(name: AgentName, uid: Uid) -> Self {
+        Self { name, uid }
+    }
+}
+
+/// What a provider tells about its units. Only units that carry our instance's mark are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WatchEvent {
+    /// All units there are: what is not in it was not there when the read began.
+    Complete {
+        /// When the read began.
+        began: Moment,
+        /// All units of this instance.
+        units: Vec<Unit>,
+    },
+    /// This unit is new or changed.
+    Applied(Unit),
+    /// This unit is gone.
+    Gone(UnitRef),
+    /// Nothing else has changed up to that moment. Keeps the view from counting as stale, and proves
+    /// absence as a complete read would.
+    Current {
+        /// Up to when the view is known to be complete.
+        as_of: Moment,
+    },
+}
+
+/// A running watch.
+#[async_trait]
+pub trait UnitWatch: Send {
+    /// The next event; the first one is [`WatchEvent::Complete`]. After an error the engine drops the watch
+    /// and starts another. Cancel-safe.
+    async fn next(&mut self) -> Result<WatchEvent>;
+}
+
+/// What a provider can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ProviderCapabilities {
+    /// [`SlaveProvider::mark`] works. Without it, evidence of use lives only as long as the daemon.
+    pub marks: bool,
+    /// [`SlaveProvider::destroy`] honours [`DestroyRequest::only_if_not_started`].
+    pub conditional_destroy: bool,
+}
+
+/// Asks for one unit.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LaunchRequest {
+    /// The agent's name; launching is idempotent by it.
+    pub name: AgentName,
+    /// The template.
+    pub label: LabelSpec,
+    /// The marks to put on it.
+    pub marks: Marks,
+    /// What lets it attach to its master, if it has one. Secrets in it are handed over by environment or
+    /// file, never by argument, and never stand in anything that the platform shows to others.
+    pub enrolment: Option<Enrolment>,
+}
+
+impl LaunchRequest {
+    /// Asks for a unit with these marks.
+    pub fn new(label: LabelSpec, marks: Marks, enrolment: Option<Enrolment>) -> Self {
+        Self { name: marks.agent(), label, marks, enrolment }
+    }
+}
+
+/// Asks to take one unit away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DestroyRequest {
+    /// Which; by uid, so that a newer one of the same name is never hit.
+    pub unit: UnitRef,
+    /// Only if it has not started: if it has, that is a [`Conflict`](crate::error::ErrorKind::Conflict).
+    pub only_if_not_started: bool,
+    /// The version that was seen, as an additional precondition where the platform knows versions.
+    pub version: u64,
+    /// How long it may take to end by itself after being asked.
+    pub grace: Duration,
+}
+
+impl DestroyRequest {
+    /// Asks to take that unit away, whatever it does.
+    pub fn new(unit: UnitRef, grace: Duration) -> Self {
+        Self { unit, only_if_not_started: false, version: 0, grace }
+    }
+}
+
+/// A change of marks on a unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum MarkPatch {
+    /// It began its job.
+    Used(String),
+    /// It is held, for that reason.
+    Held(String),
+    /// It is held no more.
+    Released,
+}
+
+impl MarkPatch {
+    /// Applies the change.
+    pub fn apply(&self, marks: &mut Marks) {
+        match self {
+            Self::Used(job) => marks.used = Some(job.clone()),
+            Self::Held(reason) => marks.held = Some(reason.clone()),
+            Self::Released => marks.held = None,
+        }
+    }
+}
+
+/// A platform on which agents run.
+#[async_trait]
+pub trait SlaveProvider: Send + Sync {
+    /// What it can do. Constant over its life.
+    fn capabilities(&self) -> ProviderCapabilities;
+
+    /// Starts to tell about its units: those that carry this instance's mark, and no others.
+    async fn watch(&self) -> Result<Box<dyn UnitWatch>>;
+
+    /// Launches one unit. Idempotent by name: if a unit of that name with our mark exists, it is returned.
+    /// An error other than [`UnknownOutcome`](crate::error::ErrorKind::UnknownOutcome) means that no unit
+    /// was made and none will appear.
+    async fn launch(&self, request: &LaunchRequest) -> Result<Unit>;
+
+    /// Takes one unit away, with all that belongs to it. Not found is success. Returns once the platform
+    /// has taken the request; the unit may be [`Terminating`](UnitPhase::Terminating) for a while.
+    async fn destroy(&self, request: &DestroyRequest) -> Result<()>;
+
+    /// Changes marks on a unit and returns the unit as it is then.
+    async fn mark(&self, unit: &UnitRef, patch: &MarkPatch) -> Result<Unit>;
+
+    /// What the platform could still take beyond its present units, where that can be known.
+    async fn capacity(&self) -> Result<Option<Resources>> {
+        Ok(None)
+    }
+
+    /// The last lines of a unit's own log, at most that many; empty where there is none.
+    async fn log_tail(&self, _unit: &UnitRef, _lines: usize) -> Result<String> {
+        Ok(String::new())
+    }
+}
