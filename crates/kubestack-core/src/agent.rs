@@ -91,11 +91,13 @@ pub struct AgentsSnapshot {
     pub agents: Vec<AgentView>,
     /// Whether the master takes no new work at present (it is about to shut down): nothing is launched.
     pub quiet: bool,
+    /// Changes when the master was restarted and may have forgotten agents, where that can be told.
+    pub session: Option<String>,
 }
 
 impl AgentsSnapshot {
     /// A complete snapshot of a read that began then.
     pub fn new(began: Moment, agents: Vec<AgentView>) -> Self {
-        Self { began, agents, quiet: false }
+        Self { began, agents, quiet: false, session: None }
     }
 }

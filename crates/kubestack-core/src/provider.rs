@@ -104,6 +104,7 @@ impl UnitRef {
 
 /// What a provider tells about its units. Only units that carry our instance's mark are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every event is the large one")]
 #[non_exhaustive]
 pub enum WatchEvent {
     /// All units there are: what is not in it was not there when the read began.

@@ -60,7 +60,7 @@ impl std::str::FromStr for Quantity {
 
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = |factor: u128| self.0 > 0 && self.0 % factor == 0;
+        let fits = |factor: u128| self.0 > 0 && self.0.is_multiple_of(factor);
         for suffix in ["Pi", "Ti", "Gi", "Mi", "Ki"] {
             if let Some((_, factor)) = SUFFIXES.iter().find(|(name, _)| *name == suffix)
                 && fits(*factor)
@@ -68,7 +68,7 @@ impl fmt::Display for Quantity {
                 return write!(f, "{}{suffix}", self.0 / factor);
             }
         }
-        if self.0 % 1000 == 0 { write!(f, "{}", self.0 / 1000) } else { write!(f, "{}m", self.0) }
+        if self.0.is_multiple_of(1000) { write!(f, "{}", self.0 / 1000) } else { write!(f, "{}m", self.0) }
     }
 }
 

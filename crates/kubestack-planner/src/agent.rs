@@ -1,0 +1,323 @@
+//! Agents: their state, derived from what provider and master show, their marks, and the steps in flight.
+
+use crate::memory::AgentMemory;
+use crate::step::Step;
+use crate::world::{Flight, Hold, NodeState, UnitState, World};
+use kubestack_core::agent::{Activity, Drained};
+use kubestack_core::cause::FailureCause;
+use kubestack_core::marks::Marks;
+use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName};
+use kubestack_core::provider::UnitPhase;
+use kubestack_core::time::Moment;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How far an agent is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+#[non_exhaustive]
+pub enum AgentState {
+    /// Its launch was sent.
+    Requested,
+    /// Its unit exists, it has not attached yet.
+    Launching,
+    /// Attached, waiting for a job.
+    Idle,
+    /// A job is on it, or may be.
+    Busy,
+    /// Its master cannot tell, or it was attached and is offline now: it may be busy.
+    Unknown,
+    /// Its one job is over.
+    Done,
+    /// It takes no new job and has none.
+    Draining,
+    /// We removed its node; its unit goes next.
+    Detached,
+    /// Its node is missing in the master, but not by our hand.
+    Forgotten,
+    /// Its unit ended.
+    Ended,
+    /// The platform is taking its unit away.
+    Terminating,
+    /// Its node has no unit.
+    Orphan,
+    /// Nothing touches it.
+    Held(HeldReason),
+}
+
+/// Why an agent is held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum HeldReason {
+    /// By its mark.
+    Marked {
+        /// The reason that the mark gives.
+        text: String,
+    },
+    /// Somebody took it out of service in the CI system.
+    DrainedByOthers,
+    /// Its provider is no longer configured.
+    ProviderUnknown,
+    /// Its master is no longer configured.
+    MasterUnknown,
+}
+
+impl fmt::Display for AgentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Requested => "requested",
+            Self::Launching => "launching",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Unknown => "unknown",
+            Self::Done => "done",
+            Self::Draining => "draining",
+            Self::Detached => "detached",
+            Self::Forgotten => "forgotten",
+            Self::Ended => "ended",
+            Self::Terminating => "terminating",
+            Self::Orphan => "orphan",
+            Self::Held(_) => "held",
+        })
+    }
+}
+
+impl fmt::Display for HeldReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Marked { text } => f.write_str(text),
+            Self::DrainedByOthers => f.write_str("somebody took it out of service in the CI system"),
+            Self::ProviderUnknown => f.write_str("its provider is not configured any more"),
+            Self::MasterUnknown => f.write_str("its master is not configured any more"),
+        }
+    }
+}
+
+/// One agent of ours, as everything that is known shows it.
+#[derive(Clone, Debug)]
+pub struct Agent<'a> {
+    /// Its name.
+    pub name: &'a AgentName,
+    /// Its label.
+    pub label: &'a LabelName,
+    /// Its provider.
+    pub provider: &'a ProviderName,
+    /// Its master, if it has one.
+    pub master: Option<&'a MasterName>,
+    /// The id of the bound demand that it is for.
+    pub bound: Option<&'a str>,
+    /// The oldest unit of its name.
+    pub unit: Option<&'a UnitState>,
+    /// Its node.
+    pub node: Option<&'a NodeState>,
+    /// The step under way.
+    pub flight: Option<&'a Flight>,
+    /// What is remembered of it.
+    pub memory: Option<&'a AgentMemory>,
+    /// How far it is.
+    pub state: AgentState,
+}
+
+/// All agents of ours, sorted by name.
+pub fn agents(world: &World) -> Vec<Agent<'_>> {
+    use std::collections::BTreeMap;
+    /// What is known under one name.
+    #[derive(Default)]
+    struct Parts<'a> {
+        unit: Option<(&'a ProviderName, &'a UnitState)>,
+        node: Option<(&'a MasterName, &'a NodeState)>,
+        flight: Option<&'a Flight>,
+    }
+    let mut parts: BTreeMap<&AgentName, Parts<'_>> = BTreeMap::new();
+    for (provider, state) in &world.providers {
+        for (name, units) in &state.units {
+            // Two of one name: the older one is the agent, the younger goes (see `duplicates`).
+            let eldest = units.values().min_by_key(|known| (known.unit.created, &known.unit.uid));
+            if let Some(unit) = eldest {
+                parts.entry(name).or_default().unit.get_or_insert((provider, unit));
+            }
+        }
+    }
+    for (agent, flight) in &world.flights {
+        parts.entry(agent).or_default().flight = Some(flight);
+    }
+    for (master, state) in &world.masters {
+        for (name, node) in &state.nodes {
+            // Without marks it is ours only if a unit of ours has, or is known to have had, exactly its name.
+            let ours = node.view.marks.is_some()
+                || parts.contains_key(name)
+                || world.memory.agents.contains_key(name);
+            if ours {
+                parts.entry(name).or_default().node.get_or_insert((master, node));
+            }
+        }
+    }
+    parts
+        .into_iter()
+        .filter_map(|(name, parts)| {
+            let memory = world.memory.agents.get(name);
+            let unit = parts.unit.map(|(_, unit)| unit);
+            let node = parts.node.map(|(_, node)| node);
+            let marks =
+                unit.map(|unit| &unit.unit.marks).or_else(|| node.and_then(|node| node.view.marks.as_ref()));
+            let launch = parts.flight.and_then(|flight| match &flight.step {
+                Step::Launch(launch) => Some(launch),
+                _ => None,
+            });
+            let (label, provider, master, bound) = match (marks, launch, memory) {
+                (Some(Marks { label, provider, master, demand, .. }), ..) => {
+                    (label, provider, master.as_ref(), demand.as_deref())
+                }
+                (None, Some(launch), _) => {
+                    let bound = launch.demand.as_ref().map(|demand| demand.id.as_str());
+                    (&launch.label, &launch.provider, launch.master.as_ref(), bound)
+                }
+                (None, None, Some(memory)) => (&memory.label, &memory.provider, memory.master.as_ref(), None),
+                (None, None, None) => return None,
+            };
+            // Where it really is counts, whatever its marks say.
+            let provider = parts.unit.map_or(provider, |(provider, _)| provider);
+            let mut agent = Agent {
+                name,
+                label,
+                provider,
+                master: master.or(parts.node.map(|(master, _)| master)),
+                bound,
+                unit,
+                node,
+                flight: parts.flight,
+                memory,
+                state: AgentState::Requested,
+            };
+            agent.state = agent.derive(world);
+            Some(agent)
+        })
+        .collect()
+}
+
+impl<'a> Agent<'a> {
+    fn derive(&self, world: &World) -> AgentState {
+        if let Some(text) = self.unit.and_then(|unit| unit.unit.marks.held.as_ref()) {
+            return AgentState::Held(HeldReason::Marked { text: text.clone() });
+        }
+        if !world.providers.contains_key(self.provider) {
+            return AgentState::Held(HeldReason::ProviderUnknown);
+        }
+        if self.master.is_some_and(|master| !world.masters.contains_key(master)) {
+            return AgentState::Held(HeldReason::MasterUnknown);
+        }
+        let Some(unit) = self.unit else {
+            let launching = self.flight.is_some_and(|flight| matches!(flight.step, Step::Launch(_)));
+            return if launching { AgentState::Requested } else { AgentState::Orphan };
+        };
+        match &unit.unit.phase {
+            UnitPhase::Ended { .. } | UnitPhase::Remnant => return AgentState::Ended,
+            UnitPhase::Terminating => return AgentState::Terminating,
+            UnitPhase::Pending { .. } | UnitPhase::Running => {}
+            _ => return AgentState::Unknown,
+        }
+        let running = unit.unit.phase == UnitPhase::Running;
+        if self.master.is_none() {
+            // Nobody can tell whether it has a job: once started it counts as busy until it ends.
+            return if running { AgentState::Busy } else { AgentState::Launching };
+        }
+        match self.node {
+            Some(node) => self.attached(node),
+            None if self.memory.is_some_and(|memory| memory.detached) => AgentState::Detached,
+            None if self.is_missing(world) => AgentState::Forgotten,
+            None => AgentState::Launching,
+        }
+    }
+
+    /// Whether the master, which would show the node if it knew it, was read later and did not.
+    fn is_missing(&self, world: &World) -> bool {
+        let settings = self.master.and_then(|master| world.settings.masters.get(master));
+        let lists = settings.is_some_and(|settings| settings.capabilities.lists_agents);
+        let known = lists || self.memory.is_some_and(|memory| memory.attached);
+        let read = self.master.and_then(|master| world.masters.get(master)).and_then(|state| state.began);
+        let later = read.zip(self.memory).is_some_and(|(read, memory)| read > memory.first_seen);
+        known && later && self.flight.is_none_or(|flight| !matches!(flight.step, Step::Launch(_)))
+    }
+
+    /// The state of an agent whose unit lives and whose node exists.
+    fn attached(&self, node: &NodeState) -> AgentState {
+        if node.view.drained == Drained::ByOthers {
+            return AgentState::Held(HeldReason::DrainedByOthers);
+        }
+        match node.view.activity {
+            Activity::Slots { used: 1.., .. } => AgentState::Busy,
+            Activity::Unknown => AgentState::Unknown,
+            Activity::Slots { .. } => match self.used_since(node) {
+                // Evidence that came in after this look began: the look may simply be the older of the two.
+                Some(evidence) if evidence >= node.began => AgentState::Busy,
+                _ if node.view.drained == Drained::ByUs => AgentState::Draining,
+                Some(_) => AgentState::Done,
+                None if node.view.online => AgentState::Idle,
+                None if self.memory.is_some_and(|memory| memory.attached) => AgentState::Unknown,
+                None => AgentState::Launching,
+            },
+        }
+    }
+
+    /// When the first evidence came in that its job began.
+    fn used_since(&self, node: &NodeState) -> Option<Moment> {
+        let remembered = self.memory.and_then(|memory| memory.used.as_ref()).map(|(at, _)| *at);
+        let marked = self.unit.is_some_and(|unit| unit.unit.marks.used.is_some()) || node.view.used;
+        remembered.or(marked.then(Moment::default))
+    }
+
+    /// Whether it has begun its one job, as far as is known.
+    pub fn is_used(&self) -> bool {
+        self.memory.is_some_and(|memory| memory.used.is_some())
+            || self.unit.is_some_and(|unit| unit.unit.marks.used.is_some())
+            || self.node.is_some_and(|node| node.view.used)
+    }
+
+    /// Whether it holds capacity on its provider: a unit that has not ended, or one that may come to be.
+    pub fn holds_capacity(&self) -> bool {
+        match self.unit {
+            Some(unit) => unit.unit.phase.holds_capacity(),
+            None => self.state == AgentState::Requested,
+        }
+    }
+
+    /// Whether it can still serve demand.
+    pub fn is_supply(&self, world: &World) -> bool {
+        let coming = matches!(self.state, AgentState::Requested | AgentState::Launching | AgentState::Idle);
+        let wanted = self.memory.is_none_or(|memory| memory.failure.is_none())
+            && !world.intent.deletes.contains_key(self.name)
+            && !matches!(world.intent.holds.get(self.name), Some(Hold::Hold(_)));
+        let leaving = matches!(
+            self.flight.map(|flight| &flight.step),
+            Some(Step::Drain { .. } | Step::RemoveNode { .. } | Step::Destroy { .. })
+        );
+        coming && wanted && !leaving && !self.is_used() && self.is_current(world)
+    }
+
+    /// Whether its label is configured and its template is the label's.
+    pub fn is_current(&self, world: &World) -> bool {
+        let template = match (self.unit, self.flight.map(|flight| &flight.step)) {
+            (Some(unit), _) => &unit.unit.marks.template,
+            (None, Some(Step::Launch(launch))) => &launch.template,
+            _ => return false,
+        };
+        world.settings.labels.get(self.label).is_some_and(|label| label.template == *template)
+    }
+
+    /// When its unit was made, or its launch was sent.
+    pub fn born(&self, world: &World) -> Moment {
+        let seen = self.memory.map(|memory| memory.first_seen);
+        let made = self.unit.map(|unit| unit.unit.created);
+        made.or(seen).or(self.flight.map(|flight| flight.sent)).unwrap_or(world.now)
+    }
+
+    /// Since when it is as idle or as offline as it is.
+    pub fn since(&self, world: &World) -> Moment {
+        self.memory.and_then(|memory| memory.since).unwrap_or_else(|| self.born(world))
+    }
+
+    /// Why it failed, if it did.
+    pub fn failure(&self) -> Option<FailureCause> {
+        self.memory.and_then(|memory| memory.failure)
+    }
+}

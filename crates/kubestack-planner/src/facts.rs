@@ -1,0 +1,661 @@
+//! Facts: the one way in which the world changes. Recorded in order, they replay a run.
+
+use crate::memory::{AgentMemory, Note, counts_against_label};
+use crate::settings::Settings;
+use crate::step::{Step, Target};
+use crate::world::{Backoff, DemandState, Flight, Health, Intent, NodeState, UnitState, World};
+use kubestack_core::agent::{AgentView, AgentsSnapshot, Drained};
+use kubestack_core::cause::FailureCause;
+use kubestack_core::completion::{Completion, CompletionEvent};
+use kubestack_core::demand::DemandSnapshot;
+use kubestack_core::error::ErrorKind;
+use kubestack_core::marks::Marks;
+use kubestack_core::name::{AgentName, MasterName, ProviderName, SourceName, Uid};
+use kubestack_core::provider::{MarkPatch, Unit, UnitPhase, UnitRef};
+use kubestack_core::resources::Resources;
+use kubestack_core::time::Moment;
+use std::time::Duration;
+
+/// Something that became known. The moment is that of its arrival.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Fact {
+    /// Time passed.
+    Now,
+    /// The configuration is this from now on.
+    Configured(Box<Settings>),
+    /// The operator wants this from now on.
+    Intended(Intent),
+    /// A source showed its complete demand.
+    Demand(SourceName, DemandSnapshot),
+    /// A source failed.
+    DemandFailed(SourceName, String),
+    /// A provider showed all its units; the read began then.
+    Units(ProviderName, Moment, Vec<Unit>),
+    /// A provider showed one unit.
+    UnitApplied(ProviderName, Unit),
+    /// A provider reported that one unit is gone.
+    UnitGone(ProviderName, UnitRef),
+    /// A provider's view is complete up to that moment.
+    UnitsCurrent(ProviderName, Moment),
+    /// A provider failed.
+    ProviderFailed(ProviderName, String),
+    /// What a provider could still take; the read began then.
+    Capacity(ProviderName, Moment, Option<Resources>),
+    /// A master showed all its agents.
+    Agents(MasterName, AgentsSnapshot),
+    /// A master failed.
+    MasterFailed(MasterName, String),
+    /// News about an agent. A hint, never the truth.
+    Hint(Completion),
+    /// A step was sent.
+    Sent(Step),
+    /// A step came to an end.
+    Ended(AgentName, Outcome),
+    /// What planning wants to have remembered.
+    Noted(Vec<Note>),
+}
+
+/// How a step ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It had its effect.
+    Done,
+    /// It had its effect, and this is the unit as it is then.
+    Unit(Unit),
+    /// It had no effect (of a launch: made no unit).
+    Failed {
+        /// What kind of error.
+        kind: ErrorKind,
+        /// What happened, in words.
+        text: String,
+        /// Why an agent cannot be launched, where known.
+        cause: Option<FailureCause>,
+        /// Of a launch: the master was told to expect the agent before it failed.
+        enrolled: bool,
+        /// Of a launch: the master failed, not the provider.
+        at_master: bool,
+        /// How long to wait before anything like it is tried again.
+        pause: Duration,
+    },
+    /// Whether it had its effect is unknown.
+    Unknown,
+}
+
+impl World {
+    /// Takes in one fact that arrived at `at`.
+    pub fn apply(&mut self, at: Moment, fact: Fact) {
+        self.now = self.now.max(at);
+        match fact {
+            Fact::Now => {}
+            Fact::Configured(settings) => self.configure(*settings),
+            Fact::Intended(intent) => self.intent = intent,
+            Fact::Demand(source, snapshot) => self.demand_read(source, snapshot),
+            Fact::DemandFailed(source, error) => {
+                if let Some(state) = self.demand.get_mut(&source) {
+                    state.health.error = Some(error);
+                }
+            }
+            Fact::Units(provider, began, units) => self.units_read(&provider, began, units),
+            Fact::UnitApplied(provider, unit) => self.unit_seen(&provider, unit, at),
+            Fact::UnitGone(provider, reference) => self.unit_gone(&provider, &reference),
+            Fact::UnitsCurrent(provider, as_of) => self.units_current(&provider, as_of),
+            Fact::ProviderFailed(provider, error) => {
+                if let Some(state) = self.providers.get_mut(&provider) {
+                    state.health.error = Some(error);
+                }
+            }
+            Fact::Capacity(provider, began, free) => {
+                if let Some(state) = self.providers.get_mut(&provider) {
+                    state.free = free.map(|free| (began, free));
+                }
+            }
+            Fact::Agents(master, snapshot) => self.agents_read(&master, snapshot),
+            Fact::MasterFailed(master, error) => {
+                if let Some(state) = self.masters.get_mut(&master) {
+                    state.health.error = Some(error);
+                }
+            }
+            Fact::Hint(hint) => self.hinted(&hint),
+            Fact::Sent(step) => self.sent(step),
+            Fact::Ended(agent, outcome) => self.ended(&agent, outcome),
+            Fact::Noted(notes) => self.noted(notes),
+        }
+    }
+
+    /// Systems that left the configuration are forgotten; those that came are not seen yet.
+    pub(crate) fn configure(&mut self, settings: Settings) {
+        self.demand.retain(|name, _| settings.sources.contains_key(name));
+        self.providers.retain(|name, _| settings.providers.contains_key(name));
+        self.masters.retain(|name, _| settings.masters.contains_key(name));
+        for name in settings.sources.keys() {
+            self.demand.entry(name.clone()).or_default();
+        }
+        for name in settings.providers.keys() {
+            self.providers.entry(name.clone()).or_default();
+        }
+        for name in settings.masters.keys() {
+            self.masters.entry(name.clone()).or_default();
+        }
+        // Another template or cause may have been mended by the operator's change: try again at once.
+        for (label, by_provider) in &mut self.memory.breakers {
+            let changed = settings.labels.get(label).map(|new| &new.template)
+                != self.settings.labels.get(label).map(|old| &old.template);
+            if changed {
+                by_provider.clear();
+            }
+        }
+        self.memory.breakers.retain(|_, by_provider| !by_provider.is_empty());
+        self.settings = settings;
+    }
+
+    fn demand_read(&mut self, source: SourceName, snapshot: DemandSnapshot) {
+        let now = self.now;
+        let Some(state) = self.demand.get_mut(&source) else { return };
+        if state.snapshot.as_ref().is_some_and(|known| known.began > snapshot.began) {
+            return;
+        }
+        let known = self.memory.first_seen.remove(&source).unwrap_or_default();
+        let mut seen = std::collections::BTreeMap::new();
+        for demand in snapshot.demands.iter().filter(|demand| demand.since.is_none() && demand.waiting > 0) {
+            let key = demand.id.clone().unwrap_or_else(|| crate::step::join(&demand.needs));
+            let since = known.get(&key).copied().unwrap_or(now);
+            seen.insert(key, since);
+        }
+        if !seen.is_empty() {
+            self.memory.first_seen.insert(source, seen);
+        }
+        *state = DemandState { snapshot: Some(snapshot), health: Health { heard: Some(now), error: None } };
+        self.forget_gone();
+    }
+
+    fn units_read(&mut self, provider: &ProviderName, began: Moment, units: Vec<Unit>) {
+        let Some(state) = self.providers.get_mut(provider) else { return };
+        if state.complete.is_some_and(|complete| complete > began) {
+            return;
+        }
+        let listed: std::collections::BTreeSet<Uid> = units.iter().map(|unit| unit.uid.clone()).collect();
+        let mut absent = Vec::new();
+        for (name, by_uid) in &mut state.units {
+            by_uid.retain(|uid, known| {
+                // What was acknowledged after the read began is not contradicted by it.
+                let keep = listed.contains(uid) || known.began >= began;
+                if !keep {
+                    absent.push((name.clone(), known.unit.clone()));
+                }
+                keep
+            });
+        }
+        state.units.retain(|_, by_uid| !by_uid.is_empty());
+        state.gone.retain(|_, gone| *gone >= began);
+        for (name, _) in absent {
+            self.note_unit_gone(provider, &name);
+        }
+        for unit in units {
+            self.unit_seen(provider, unit, began);
+        }
+        self.units_current(provider, began);
+    }
+
+    /// Nothing but what was told has changed up to `as_of`.
+    fn units_current(&mut self, provider: &ProviderName, as_of: Moment) {
+        let now = self.now;
+        let Some(state) = self.providers.get_mut(provider) else { return };
+        state.complete = state.complete.max(Some(as_of));
+        state.health = Health { heard: Some(now), error: None };
+        let state = &*state;
+        let deadline = self.settings.policy.step_deadline;
+        let mut never_launched = Vec::new();
+        self.flights.retain(|agent, flight| {
+            let Some(doubt) = flight.doubt else { return true };
+            let settled = match &flight.step {
+                // The effect may land as late as one deadline after we gave up on it.
+                Step::Launch(launch) if launch.provider == *provider => {
+                    let settled = state.units.contains_key(agent) || as_of >= doubt + deadline;
+                    if settled && !state.units.contains_key(agent) {
+                        never_launched.push(agent.clone());
+                    }
+                    settled
+                }
+                Step::Destroy { provider: target, .. } | Step::Mark { provider: target, .. } => {
+                    target == provider && as_of > doubt
+                }
+                _ => false,
+            };
+            !settled
+        });
+        for agent in never_launched {
+            if let Some(memory) = self.memory.agents.get_mut(&agent) {
+                memory.never_launched = true;
+            }
+        }
+        self.forget_gone();
+    }
+
+    fn unit_seen(&mut self, provider: &ProviderName, unit: Unit, began: Moment) {
+        if unit.marks.instance != self.instance {
+            return;
+        }
+        let now = self.now;
+        let Some(state) = self.providers.get_mut(provider) else { return };
+        if state.gone.contains_key(&unit.uid) {
+            return;
+        }
+        let by_uid = state.units.entry(unit.name.clone()).or_default();
+        if let Some(known) = by_uid.get_mut(&unit.uid) {
+            let versions = known.unit.version > 0 && unit.version > 0;
+            let older = if versions { known.unit.version > unit.version } else { known.began > began };
+            known.began = known.began.max(began);
+            if older {
+                return;
+            }
+        }
+        let memory = self.memory.agents.entry(unit.name.clone()).or_insert_with(|| {
+            AgentMemory::new(now, unit.marks.label.clone(), provider.clone(), unit.marks.master.clone())
+        });
+        memory.gone = None;
+        memory.never_launched = false;
+        if let Some(job) = &unit.marks.used
+            && memory.used.is_none()
+        {
+            memory.used = Some((Moment::default(), Some(job.clone()).filter(|job| job != "?")));
+        }
+        if matches!(unit.phase, UnitPhase::Ended { .. }) {
+            memory.unit_ended.get_or_insert(now);
+        }
+        // Without a master there is nothing to attach to: to run is all that can be seen.
+        let success = unit.phase == UnitPhase::Running && unit.marks.master.is_none() && !memory.attached;
+        if success {
+            memory.attached = true;
+            self.memory.succeeded(&unit.marks.label, provider);
+        }
+        if let Some(flight) = self.flights.get(&unit.name)
+            && flight.doubt.is_some()
+            && matches!(flight.step, Step::Launch(_))
+        {
+            self.flights.remove(&unit.name);
+        }
+        let destroyed = by_uid.get(&unit.uid).and_then(|known| known.destroyed);
+        by_uid.insert(unit.uid.clone(), UnitState { unit, began, destroyed });
+    }
+
+    fn unit_gone(&mut self, provider: &ProviderName, reference: &UnitRef) {
+        let now = self.now;
+        let Some(state) = self.providers.get_mut(provider) else { return };
+        state.gone.insert(reference.uid.clone(), now);
+        if let Some(by_uid) = state.units.get_mut(&reference.name) {
+            by_uid.remove(&reference.uid);
+            if by_uid.is_empty() {
+                state.units.remove(&reference.name);
+                self.note_unit_gone(provider, &reference.name);
+            }
+        }
+        self.forget_gone();
+    }
+
+    fn note_unit_gone(&mut self, provider: &ProviderName, name: &AgentName) {
+        if self.providers.get(provider).is_some_and(|state| state.units.contains_key(name)) {
+            return;
+        }
+        if let Some(memory) = self.memory.agents.get_mut(name) {
+            memory.unit_gone.get_or_insert(self.now);
+        }
+        let settled = self.flights.get(name).is_some_and(|flight| {
+            flight.doubt.is_some() && matches!(flight.step, Step::Destroy { .. } | Step::Mark { .. })
+        });
+        if settled {
+            self.flights.remove(name);
+        }
+    }
+
+    fn agents_read(&mut self, master: &MasterName, snapshot: AgentsSnapshot) {
+        let now = self.now;
+        let Some(state) = self.masters.get_mut(master) else { return };
+        if state.began.is_some_and(|began| began > snapshot.began) {
+            return;
+        }
+        let AgentsSnapshot { began, agents, quiet, session, .. } = snapshot;
+        let restarted = state.session.is_some() && state.session != session;
+        state.began = Some(began);
+        state.health = Health { heard: Some(now), error: None };
+        state.quiet = quiet;
+        state.session = session;
+        let mut before = std::mem::take(&mut state.nodes);
+        let mut attached = Vec::new();
+        for view in agents {
+            let foreign = view.marks.as_ref().is_some_and(|marks| marks.instance != self.instance);
+            let name = AgentName::new(&view.name);
+            let removed = state.removed.get(&name).is_some_and(|removed| *removed >= began);
+            if foreign || removed {
+                continue;
+            }
+            let known = before.remove(&name);
+            if let Some(attach) = remember_node(&mut self.memory, master, &name, &view, known.as_ref(), now) {
+                attached.push(attach);
+            }
+            state.nodes.insert(name, merge_node(view, began, known, now));
+        }
+        for (name, known) in before {
+            if known.began >= began {
+                state.nodes.insert(name, known);
+            } else if let Some(memory) = self.memory.agents.get_mut(&name) {
+                memory.node_missing.get_or_insert(now);
+                memory.forgotten |= restarted;
+            }
+        }
+        state.removed.retain(|_, removed| *removed >= began);
+        for (label, provider) in attached {
+            self.memory.succeeded(&label, &provider);
+        }
+        self.flights.retain(|_, flight| {
+            let at_master = match &flight.step {
+                Step::Drain { master: target, .. }
+                | Step::RemoveNode { master: target, .. }
+                | Step::Connect { master: target, .. }
+                | Step::ReEnrol { master: target, .. } => target == master,
+                _ => false,
+            };
+            !(at_master && flight.doubt.is_some_and(|doubt| began > doubt))
+        });
+        self.forget_gone();
+    }
+
+    fn hinted(&mut self, hint: &Completion) {
+        // Exactly one of our names, or nothing: events of foreign nodes change nothing.
+        let known = self.masters.values().any(|state| state.nodes.contains_key(hint.agent.as_str()))
+            || self.providers.values().any(|state| state.units.contains_key(hint.agent.as_str()));
+        let began = matches!(
+            hint.event,
+            CompletionEvent::Started | CompletionEvent::Completed | CompletionEvent::Finalized
+        );
+        if let Some(memory) = self.memory.agents.get_mut(hint.agent.as_str())
+            && known
+            && began
+        {
+            remember_use(memory, self.now, hint.job.clone());
+        }
+    }
+
+    fn sent(&mut self, step: Step) {
+        let now = self.now;
+        if let Step::Launch(launch) = &step {
+            self.next_serial = self.next_serial.max(launch.serial + 1);
+            let mut memory =
+                AgentMemory::new(now, launch.label.clone(), launch.provider.clone(), launch.master.clone());
+            memory.class.clone_from(&launch.class);
+            memory.request = launch.request;
+            self.memory.agents.insert(launch.agent.clone(), memory);
+            if let Some(request) = launch.request {
+                self.intent.creates.remove(&request);
+            }
+        }
+        self.flights.insert(step.agent().clone(), Flight { step, sent: now, doubt: None });
+    }
+
+    fn ended(&mut self, agent: &AgentName, outcome: Outcome) {
+        let now = self.now;
+        let Some(flight) = self.flights.remove(agent) else { return };
+        if !matches!(outcome, Outcome::Unknown | Outcome::Failed { .. }) {
+            for target in targets_of(&flight.step) {
+                self.backoff.remove(&target);
+            }
+        }
+        match outcome {
+            Outcome::Done => self.done(agent, &flight.step, None),
+            Outcome::Unit(unit) => self.done(agent, &flight.step, Some(unit)),
+            Outcome::Unknown => {
+                // What a watch told meanwhile may have settled it already.
+                let seen = self.providers.values().any(|state| state.units.contains_key(agent));
+                if !(seen && matches!(flight.step, Step::Launch(_))) {
+                    self.flights.insert(agent.clone(), Flight { doubt: Some(now), ..flight });
+                }
+            }
+            Outcome::Failed { kind, text, cause, enrolled, at_master, pause } => {
+                let target = match (&flight.step, kind) {
+                    (Step::Launch(launch), ErrorKind::RateLimited { .. } | ErrorKind::Unauthorized) => {
+                        match (&launch.master, at_master) {
+                            (Some(master), true) => Target::Master(master.clone()),
+                            _ => Target::Provider(launch.provider.clone()),
+                        }
+                    }
+                    (Step::Launch(launch), _) => {
+                        Target::Launches(launch.label.clone(), launch.provider.clone())
+                    }
+                    (step, ErrorKind::RateLimited { .. }) => {
+                        step.targets().next().unwrap_or_else(|| Target::Agent(agent.clone()))
+                    }
+                    _ => Target::Agent(agent.clone()),
+                };
+                let attempts = self.backoff.get(&target).map_or(0, |backoff| backoff.attempts);
+                let until = now + pause;
+                self.backoff
+                    .insert(target, Backoff { attempts: attempts.saturating_add(1), until, error: text });
+                if let Step::Launch(launch) = &flight.step {
+                    let passing = matches!(kind, ErrorKind::Transient | ErrorKind::RateLimited { .. });
+                    if !passing || cause.is_some() {
+                        let blame = if at_master {
+                            FailureCause::EnrolmentRefused
+                        } else {
+                            FailureCause::LaunchFailed
+                        };
+                        let place = (&launch.label, &launch.provider);
+                        self.memory.failed(place, cause.unwrap_or(blame), now, &self.settings.policy);
+                    }
+                    if enrolled {
+                        let marks = launch.marks(&self.instance, self.term);
+                        self.node_enrolled(launch.master.as_ref(), marks);
+                    }
+                    if let Some(memory) = self.memory.agents.get_mut(agent) {
+                        memory.never_launched = true;
+                    }
+                }
+            }
+        }
+        self.forget_gone();
+    }
+
+    /// Believes an acknowledged effect until a read that began later contradicts it.
+    fn done(&mut self, agent: &AgentName, step: &Step, unit: Option<Unit>) {
+        let now = self.now;
+        match step {
+            Step::Launch(launch) => {
+                if let Some(unit) = unit {
+                    self.unit_seen(&launch.provider, unit, now);
+                }
+                self.node_enrolled(launch.master.as_ref(), launch.marks(&self.instance, self.term));
+            }
+            Step::ReEnrol { master, provider, .. } => {
+                let units = self.providers.get(provider).and_then(|state| state.units.get(agent));
+                let unit = units.and_then(|units| units.values().next());
+                if let Some(marks) = unit.map(|known| known.unit.marks.clone()) {
+                    self.node_enrolled(Some(master), marks);
+                }
+                if let Some(memory) = self.memory.agents.get_mut(agent) {
+                    memory.forgotten = false;
+                }
+            }
+            Step::Connect { .. } => {
+                if let Some(memory) = self.memory.agents.get_mut(agent) {
+                    memory.connected = true;
+                }
+            }
+            Step::Drain { master, .. } => {
+                let node = self.masters.get_mut(master).and_then(|state| state.nodes.get_mut(agent));
+                if let Some(node) = node {
+                    node.view.drained = Drained::ByUs;
+                    node.drained = Some(now);
+                }
+            }
+            Step::RemoveNode { master, .. } => {
+                if let Some(state) = self.masters.get_mut(master) {
+                    state.nodes.remove(agent);
+                    state.removed.insert(agent.clone(), now);
+                }
+                if let Some(memory) = self.memory.agents.get_mut(agent) {
+                    memory.detached = true;
+                }
+            }
+            Step::Destroy { provider, uid, .. } => {
+                let units = self.providers.get_mut(provider).and_then(|state| state.units.get_mut(agent));
+                if let Some(known) = units.and_then(|units| units.get_mut(uid)) {
+                    known.began = now;
+                    known.destroyed = Some(now);
+                    if known.unit.phase.holds_capacity() {
+                        known.unit.phase = UnitPhase::Terminating;
+                    }
+                }
+            }
+            Step::Mark { provider, patch, .. } => {
+                match unit {
+                    Some(unit) => self.unit_seen(provider, unit, now),
+                    None => self.marked(agent, provider, patch),
+                }
+                self.intent.holds.remove(agent);
+            }
+        }
+    }
+
+    fn marked(&mut self, agent: &AgentName, provider: &ProviderName, patch: &MarkPatch) {
+        let units = self.providers.get_mut(provider).and_then(|state| state.units.get_mut(agent));
+        for known in units.into_iter().flat_map(|units| units.values_mut()) {
+            patch.apply(&mut known.unit.marks);
+        }
+    }
+
+    /// A master that lists its agents shows this one from now on.
+    fn node_enrolled(&mut self, master: Option<&MasterName>, marks: Marks) {
+        let Some(name) = master else { return };
+        let lists =
+            self.settings.masters.get(name).is_some_and(|settings| settings.capabilities.lists_agents);
+        let (Some(state), true) = (self.masters.get_mut(name), lists) else { return };
+        let (agent, now) = (marks.agent(), self.now);
+        let mut view = AgentView::new(agent.as_str());
+        view.marks = Some(marks);
+        state.nodes.entry(agent).or_insert(NodeState { view, began: now, drained: None });
+    }
+
+    fn noted(&mut self, notes: Vec<Note>) {
+        let now = self.now;
+        for note in notes {
+            match note {
+                Note::Surplus { agent, surplus } => {
+                    if let Some(memory) = self.memory.agents.get_mut(&agent) {
+                        memory.surplus_since = surplus.then_some(now);
+                    }
+                }
+                Note::Offered { agent, offered } => {
+                    if let Some(memory) = self.memory.agents.get_mut(&agent) {
+                        memory.offered_since = offered.then_some(now);
+                    }
+                }
+                Note::Failed { agent, cause } => {
+                    let Some(memory) = self.memory.agents.get_mut(&agent) else { continue };
+                    if memory.failure.replace(cause).is_none() && counts_against_label(cause) {
+                        let (label, provider) = (memory.label.clone(), memory.provider.clone());
+                        self.memory.failed((&label, &provider), cause, now, &self.settings.policy);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops what is remembered of agents that are gone, once no demand snapshot can still show their job
+    /// as waiting.
+    fn forget_gone(&mut self) {
+        let now = self.now;
+        let settled = self
+            .demand
+            .values()
+            .map(|state| state.snapshot.as_ref().map_or(now, |snapshot| snapshot.began))
+            .min()
+            .unwrap_or(now);
+        let (providers, masters, flights) = (&self.providers, &self.masters, &self.flights);
+        let (intent, backoff) = (&mut self.intent, &mut self.backoff);
+        self.memory.agents.retain(|name, memory| {
+            let there = flights.contains_key(name)
+                || providers.values().any(|state| state.units.contains_key(name))
+                || masters.values().any(|state| state.nodes.contains_key(name));
+            if there {
+                return true;
+            }
+            // An owed removal: the master could not be asked yet whether the node is really gone.
+            let since = *memory.gone.get_or_insert(now);
+            let keep = since >= settled;
+            if !keep {
+                intent.holds.remove(name);
+                intent.deletes.remove(name);
+                backoff.remove(&Target::Agent(name.clone()));
+            }
+            keep
+        });
+    }
+}
+
+/// Where a success ends the back-off.
+fn targets_of(step: &Step) -> Vec<Target> {
+    let mut targets: Vec<Target> = step.targets().collect();
+    targets.push(match step {
+        Step::Launch(launch) => Target::Launches(launch.label.clone(), launch.provider.clone()),
+        step => Target::Agent(step.agent().clone()),
+    });
+    targets
+}
+
+fn remember_use(memory: &mut AgentMemory, now: Moment, job: Option<String>) {
+    match &mut memory.used {
+        None => memory.used = Some((now, job)),
+        Some((_, known)) if known.is_none() => *known = job,
+        Some(_) => {}
+    }
+}
+
+/// Remembers what a look at the node tells; returns its label and provider if it is attached for the first time.
+fn remember_node(
+    memory: &mut crate::memory::Memory,
+    master: &MasterName,
+    name: &AgentName,
+    view: &AgentView,
+    known: Option<&NodeState>,
+    now: Moment,
+) -> Option<(kubestack_core::name::LabelName, ProviderName)> {
+    let entry = match (memory.agents.get_mut(name), &view.marks) {
+        (Some(entry), _) => entry,
+        (None, Some(marks)) => memory.agents.entry(name.clone()).or_insert(AgentMemory::new(
+            now,
+            marks.label.clone(),
+            marks.provider.clone(),
+            Some(master.clone()),
+        )),
+        (None, None) => return None,
+    };
+    entry.gone = None;
+    entry.node_missing = None;
+    entry.detached = false;
+    if view.activity.is_busy() || view.used || view.job.is_some() {
+        remember_use(entry, now, view.job.clone());
+    }
+    let changed =
+        known.is_none_or(|known| known.view.online != view.online || known.view.activity != view.activity);
+    if changed || entry.since.is_none() {
+        entry.since = Some(now);
+    }
+    let first = view.online && !entry.attached;
+    entry.attached |= view.online;
+    first.then(|| (entry.label.clone(), entry.provider.clone()))
+}
+
+/// The new view of a node, with an acknowledged drain kept if the read began before the acknowledgement.
+fn merge_node(mut view: AgentView, began: Moment, known: Option<NodeState>, now: Moment) -> NodeState {
+    let acknowledged = known.and_then(|known| known.drained);
+    let drained = match (view.drained, acknowledged) {
+        (Drained::ByUs, Some(since)) => Some(since),
+        (Drained::ByUs, None) => Some(now),
+        (Drained::No, Some(since)) if since >= began => {
+            view.drained = Drained::ByUs;
+            Some(since)
+        }
+        (Drained::No | Drained::ByOthers, _) => None,
+    };
+    NodeState { view, began, drained }
+}

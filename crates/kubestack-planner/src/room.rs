@@ -1,0 +1,340 @@
+//! Room: what the caps still allow, counted anew from the world each time. No counter to drift.
+
+use crate::agent::Agent;
+use crate::settings::Limit;
+use crate::step::{Step, Target};
+use crate::world::World;
+use kubestack_core::name::{LabelName, MasterName, ProviderName};
+use kubestack_core::resources::Resources;
+use kubestack_core::time::Moment;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a cap is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "scope", content = "name")]
+pub enum Scope {
+    /// Everything.
+    Global,
+    /// One label.
+    Label(LabelName),
+    /// One master.
+    Master(MasterName),
+    /// One provider.
+    Provider(ProviderName),
+}
+
+/// Why nothing can be launched for a label on a provider now.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "blocked")]
+pub enum Blocker {
+    /// These caps are full.
+    Caps {
+        /// Which.
+        full: Vec<Scope>,
+    },
+    /// The platform itself has no room for it.
+    PlatformFull {
+        /// Which.
+        provider: ProviderName,
+    },
+    /// The provider was not heard of recently.
+    ProviderStale {
+        /// Which.
+        provider: ProviderName,
+    },
+    /// The master was not heard of recently.
+    MasterStale {
+        /// Which.
+        master: MasterName,
+    },
+    /// The master takes no new work at present.
+    MasterQuiet {
+        /// Which.
+        master: MasterName,
+    },
+    /// Launches failed; they are tried again at that moment.
+    Breaker {
+        /// Why they failed.
+        cause: kubestack_core::cause::FailureCause,
+        /// When they are tried again; `None`: a probe is under way.
+        until: Option<Moment>,
+    },
+    /// The system asked to wait, or failed a moment ago.
+    Backoff {
+        /// Until when.
+        until: Moment,
+        /// What it said.
+        error: String,
+    },
+    /// As many steps towards that system as may be are under way.
+    InFlight,
+    /// The operator paused launching.
+    Paused {
+        /// The operator's reason.
+        text: String,
+    },
+    /// A new leader waits until what its predecessor sent has landed.
+    Settling {
+        /// Until when.
+        until: Moment,
+    },
+    /// The label is configured for no provider or master that fits.
+    Nowhere,
+}
+
+impl Blocker {
+    /// When this is worth another look, where time alone may lift it.
+    pub fn until(&self) -> Option<Moment> {
+        match self {
+            Self::Breaker { until, .. } => *until,
+            Self::Backoff { until, .. } | Self::Settling { until } => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+/// What is taken of a cap.
+#[derive(Clone, Debug, Default)]
+struct Usage {
+    agents: u32,
+    resources: Resources,
+}
+
+impl Usage {
+    fn add(&mut self, resources: &Resources) {
+        self.agents = self.agents.saturating_add(1);
+        self.resources.add(resources);
+    }
+
+    fn allows(&self, limit: &Limit, resources: &Resources) -> bool {
+        limit.agents.is_none_or(|max| self.agents < max) && limit.resources.allows(&self.resources, resources)
+    }
+}
+
+/// Where one agent could be launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place<'a> {
+    pub label: &'a LabelName,
+    pub provider: &'a ProviderName,
+    pub master: Option<&'a MasterName>,
+}
+
+/// Everything that stands between a wish and a launch.
+pub(crate) struct Room<'a> {
+    world: &'a World,
+    global: Usage,
+    labels: BTreeMap<&'a LabelName, Usage>,
+    masters: BTreeMap<&'a MasterName, Usage>,
+    providers: BTreeMap<&'a ProviderName, Usage>,
+    /// Launched on a provider since its free capacity was read.
+    since_read: BTreeMap<&'a ProviderName, Resources>,
+    /// Agents not attached yet, by label and provider: a half-open breaker lets one through.
+    unproven: BTreeMap<(&'a LabelName, &'a ProviderName), u32>,
+    /// Steps under way by system.
+    flights: BTreeMap<Target, u32>,
+}
+
+impl<'a> Room<'a> {
+    /// Counts what is taken.
+    pub fn new(world: &'a World, agents: &[Agent<'a>]) -> Self {
+        let mut room = Self {
+            world,
+            global: Usage::default(),
+            labels: BTreeMap::new(),
+            masters: BTreeMap::new(),
+            providers: BTreeMap::new(),
+            since_read: BTreeMap::new(),
+            unproven: BTreeMap::new(),
+            flights: BTreeMap::new(),
+        };
+        for flight in world.flights.values() {
+            for target in flight.step.targets() {
+                *room.flights.entry(target).or_insert(0) += 1;
+            }
+        }
+        for agent in agents {
+            let place = Place { label: agent.label, provider: agent.provider, master: agent.master };
+            if agent.holds_capacity() {
+                room.count(place, agent.born(world));
+                let attached = agent.memory.is_some_and(|memory| memory.attached);
+                if !attached && agent.failure().is_none() {
+                    *room.unproven.entry((agent.label, agent.provider)).or_insert(0) += 1;
+                }
+            } else if let (Some(master), Some(_)) = (agent.master, agent.node) {
+                // A node without a unit takes nothing but its place on the master.
+                room.masters.entry(master).or_default().add(&Resources::default());
+            }
+        }
+        room
+    }
+
+    fn count(&mut self, place: Place<'a>, born: Moment) {
+        let resources = self.resources(place.label);
+        self.global.add(resources);
+        self.labels.entry(place.label).or_default().add(resources);
+        self.providers.entry(place.provider).or_default().add(resources);
+        if let Some(master) = place.master {
+            self.masters.entry(master).or_default().add(resources);
+        }
+        let free = self.world.providers.get(place.provider).and_then(|state| state.free.as_ref());
+        if free.is_some_and(|(read, _)| born >= *read) {
+            self.since_read.entry(place.provider).or_default().add(resources);
+        }
+    }
+
+    fn resources(&self, label: &LabelName) -> &'a Resources {
+        static NONE: Resources = Resources(BTreeMap::new());
+        self.world.settings.labels.get(label).map_or(&NONE, |label| &label.resources)
+    }
+
+    /// Takes the room of one more launch.
+    pub fn take(&mut self, place: Place<'a>) {
+        self.count(place, self.world.now);
+        *self.unproven.entry((place.label, place.provider)).or_insert(0) += 1;
+        *self.flights.entry(Target::Provider(place.provider.clone())).or_insert(0) += 1;
+        if let Some(master) = place.master {
+            *self.flights.entry(Target::Master(master.clone())).or_insert(0) += 1;
+        }
+    }
+
+    /// Whether one more step towards the systems of `step` may be under way; takes the place if so.
+    pub fn fly(&mut self, step: &Step) -> bool {
+        let most = self.world.settings.policy.concurrency;
+        let free = step.targets().all(|target| self.flights.get(&target).is_none_or(|count| *count < most));
+        if free {
+            for target in step.targets() {
+                *self.flights.entry(target).or_insert(0) += 1;
+            }
+        }
+        free
+    }
+
+    /// What stands in the way of one more launch there; `None`: nothing.
+    pub fn blocker(&self, place: Place<'_>) -> Option<Blocker> {
+        self.not_now(place).or_else(|| self.full(place))
+    }
+
+    /// Which caps are full.
+    pub fn full(&self, place: Place<'_>) -> Option<Blocker> {
+        let settings = &self.world.settings;
+        let resources = self.resources(place.label);
+        let nothing = Usage::default();
+        let mut full = Vec::new();
+        let mut see = |limit: Option<&Limit>, usage: Option<&Usage>, scope: Scope| {
+            if limit.is_some_and(|limit| !usage.unwrap_or(&nothing).allows(limit, resources)) {
+                full.push(scope);
+            }
+        };
+        see(Some(&settings.limit), Some(&self.global), Scope::Global);
+        see(
+            settings.labels.get(place.label).map(|label| &label.limit),
+            self.labels.get(place.label),
+            Scope::Label(place.label.clone()),
+        );
+        if let Some(master) = place.master {
+            see(
+                settings.masters.get(master).map(|master| &master.limit),
+                self.masters.get(master),
+                Scope::Master(master.clone()),
+            );
+        }
+        see(
+            settings.providers.get(place.provider).map(|provider| &provider.limit),
+            self.providers.get(place.provider),
+            Scope::Provider(place.provider.clone()),
+        );
+        if !full.is_empty() {
+            return Some(Blocker::Caps { full });
+        }
+        let (_, free) = self.world.providers.get(place.provider)?.free.as_ref()?;
+        let none = Resources::default();
+        let used = self.since_read.get(place.provider).unwrap_or(&none);
+        let provider = place.provider.clone();
+        (!free.allows(used, resources)).then_some(Blocker::PlatformFull { provider })
+    }
+
+    /// What else stands in the way than caps.
+    fn not_now(&self, place: Place<'_>) -> Option<Blocker> {
+        let world = self.world;
+        if let Some(blocker) = self.closed().or_else(|| self.unseen(place)) {
+            return Some(blocker);
+        }
+        let provider = world.providers.get(place.provider)?;
+        // Until a first complete read the caps cannot be counted.
+        if provider.complete.is_none() || world.is_stale(provider.health.heard) {
+            return Some(Blocker::ProviderStale { provider: place.provider.clone() });
+        }
+        let mut targets = vec![
+            Target::Provider(place.provider.clone()),
+            Target::Launches(place.label.clone(), place.provider.clone()),
+        ];
+        if let Some(name) = place.master {
+            let master = world.masters.get(name)?;
+            if master.began.is_none() || world.is_stale(master.health.heard) {
+                return Some(Blocker::MasterStale { master: name.clone() });
+            }
+            if master.quiet {
+                return Some(Blocker::MasterQuiet { master: name.clone() });
+            }
+            targets.push(Target::Master(name.clone()));
+        }
+        for target in &targets {
+            if let Some(backoff) = world.backoff.get(target).filter(|backoff| backoff.until > world.now) {
+                return Some(Blocker::Backoff { until: backoff.until, error: backoff.error.clone() });
+            }
+        }
+        if let Some(blocker) = self.breaker(place.label, place.provider) {
+            return Some(blocker);
+        }
+        let most = world.settings.policy.concurrency;
+        targets
+            .iter()
+            .any(|target| self.flights.get(target).is_some_and(|count| *count >= most))
+            .then_some(Blocker::InFlight)
+    }
+
+    /// What stops every launch.
+    pub fn closed(&self) -> Option<Blocker> {
+        let world = self.world;
+        if let Some(text) = world.intent.paused.as_ref().or(world.intent.drain_all.as_ref()) {
+            return Some(Blocker::Paused { text: text.clone() });
+        }
+        if world.now < world.launch_from {
+            return Some(Blocker::Settling { until: world.launch_from });
+        }
+        None
+    }
+
+    /// A provider never seen since the start may hold agents that count: against caps that it shares with
+    /// this place, always; as supply for the label, until it counts as down.
+    fn unseen(&self, place: Place<'_>) -> Option<Blocker> {
+        let world = self.world;
+        let settings = &world.settings;
+        let capped = |limit: &Limit| limit.agents.is_some() || !limit.resources.is_empty();
+        let label = settings.labels.get(place.label)?;
+        let master = place.master.and_then(|master| settings.masters.get(master));
+        let shared = capped(&settings.limit) || master.is_some_and(|master| capped(&master.limit));
+        let down = world.now.since(world.launch_from) > settings.policy.stale_after;
+        let blocks = |provider: &ProviderName| {
+            let serves = label.providers.contains(provider);
+            shared || (serves && (capped(&label.limit) || !down))
+        };
+        let mut unseen = world.providers.iter().filter(|(_, state)| state.complete.is_none());
+        let (provider, _) = unseen.find(|(provider, _)| blocks(provider))?;
+        Some(Blocker::ProviderStale { provider: provider.clone() })
+    }
+
+    fn breaker(&self, label: &LabelName, provider: &ProviderName) -> Option<Blocker> {
+        let breakers = self.world.memory.breakers.get(label)?.get(provider)?;
+        let (cause, until) = breakers
+            .iter()
+            .filter_map(|(cause, breaker)| Some((*cause, breaker.until?)))
+            .max_by_key(|(_, until)| *until)?;
+        if until > self.world.now {
+            return Some(Blocker::Breaker { cause, until: Some(until) });
+        }
+        let probing = self.unproven.get(&(label, provider)).is_some_and(|count| *count > 0);
+        probing.then_some(Blocker::Breaker { cause, until: None })
+    }
+}
