@@ -412,27 +412,16 @@ impl World {
                 }
             }
             Outcome::Failed { kind, text, cause, enrolled, at_master, pause } => {
-                let target = match (&flight.step, kind) {
-                    (Step::Launch(launch), ErrorKind::RateLimited { .. } | ErrorKind::Unauthorized) => {
-                        match (&launch.master, at_master) {
-                            (Some(master), true) => Target::Master(master.clone()),
-                            _ => Target::Provider(launch.provider.clone()),
-                        }
-                    }
-                    (Step::Launch(launch), _) => {
-                        Target::Launches(launch.label.clone(), launch.provider.clone())
-                    }
-                    (step, ErrorKind::RateLimited { .. }) => {
-                        step.targets().next().unwrap_or_else(|| Target::Agent(agent.clone()))
-                    }
-                    _ => Target::Agent(agent.clone()),
-                };
+                let target = backoff_target(&flight.step, kind, at_master);
                 let attempts = self.backoff.get(&target).map_or(0, |backoff| backoff.attempts);
                 let until = now + pause;
                 self.backoff
                     .insert(target, Backoff { attempts: attempts.saturating_add(1), until, error: text });
                 if let Step::Launch(launch) = &flight.step {
-                    let passing = matches!(kind, ErrorKind::Transient | ErrorKind::RateLimited { .. });
+                    let passing = matches!(
+                        kind,
+                        ErrorKind::Transient | ErrorKind::RateLimited { .. } | ErrorKind::Conflict
+                    );
                     if !passing || cause.is_some() {
                         let blame = if at_master {
                             FailureCause::EnrolmentRefused
@@ -465,12 +454,8 @@ impl World {
                 }
                 self.node_enrolled(launch.master.as_ref(), launch.marks(&self.instance, self.term));
             }
-            Step::ReEnrol { master, provider, .. } => {
-                let units = self.providers.get(provider).and_then(|state| state.units.get(agent));
-                let unit = units.and_then(|units| units.values().next());
-                if let Some(marks) = unit.map(|known| known.unit.marks.clone()) {
-                    self.node_enrolled(Some(master), marks);
-                }
+            Step::ReEnrol { master, marks, .. } => {
+                self.node_enrolled(Some(master), (**marks).clone());
                 if let Some(memory) = self.memory.agents.get_mut(agent) {
                     memory.forgotten = false;
                 }
@@ -589,6 +574,22 @@ impl World {
             }
             keep
         });
+    }
+}
+
+/// What an error of that kind makes wait: the agent, launches like this one, or the whole system.
+pub fn backoff_target(step: &Step, kind: ErrorKind, at_master: bool) -> Target {
+    let whole_system = matches!(kind, ErrorKind::RateLimited { .. } | ErrorKind::Unauthorized);
+    match step {
+        Step::Launch(launch) => match (&launch.master, whole_system) {
+            (Some(master), true) if at_master => Target::Master(master.clone()),
+            (_, true) => Target::Provider(launch.provider.clone()),
+            (_, false) => Target::Launches(launch.label.clone(), launch.provider.clone()),
+        },
+        step => {
+            let system = step.targets().next().filter(|_| whole_system);
+            system.unwrap_or_else(|| Target::Agent(step.agent().clone()))
+        }
     }
 }
 

@@ -324,16 +324,12 @@ impl Way<'_> {
             return;
         }
         let restarted = agent.memory.is_some_and(|memory| memory.forgotten);
-        if let Some(master) = agent.master
+        if let (Some(master), Some(unit)) = (agent.master, agent.unit)
             && restarted
             && self.capabilities().re_enrols
         {
-            let step = Step::ReEnrol {
-                agent: agent.name.clone(),
-                label: agent.label.clone(),
-                provider: agent.provider.clone(),
-                master: master.clone(),
-            };
+            let marks = Box::new(unit.unit.marks.clone());
+            let step = Step::ReEnrol { agent: agent.name.clone(), master: master.clone(), marks };
             draft.step(step, Reason::Forgotten);
             return;
         }

@@ -23,6 +23,28 @@ pub struct Settings {
     pub policy: Policy,
 }
 
+impl Settings {
+    /// Takes over what does not come from the operator but from the running plugins: what they can do, and
+    /// the sources that masters brought along.
+    pub fn adopt_plugins(&mut self, running: &Self) {
+        for (name, master) in &running.masters {
+            if let Some(own) = self.masters.get_mut(name) {
+                own.capabilities = master.capabilities;
+            }
+        }
+        for (name, provider) in &running.providers {
+            if let Some(own) = self.providers.get_mut(name) {
+                own.capabilities = provider.capabilities;
+            }
+        }
+        for (name, source) in &running.sources {
+            if self.masters.contains_key(name.as_str()) {
+                self.sources.entry(name.clone()).or_insert_with(|| source.clone());
+            }
+        }
+    }
+}
+
 /// A cap. What is absent is not limited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {

@@ -19,12 +19,10 @@ pub enum Step {
     ReEnrol {
         /// The agent.
         agent: AgentName,
-        /// Its label.
-        label: LabelName,
-        /// Its provider.
-        provider: ProviderName,
         /// Its master.
         master: MasterName,
+        /// Its marks, as its unit carries them.
+        marks: Box<Marks>,
     },
     /// Connect the master to the running agent.
     Connect {

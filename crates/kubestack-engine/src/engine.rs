@@ -1,0 +1,535 @@
+//! The loop: one owner of the world, one bounded inbox, no locks.
+
+use crate::audit::Audit;
+use crate::command::{self, Handle, Request};
+use crate::coordination::{Coordination, Leadership};
+use crate::execute::{Executor, Report};
+use crate::observe::{self, Observer};
+use crate::retry::pause;
+use crate::status::status;
+use crate::systems::Systems;
+use crate::tasks::{TaskSet, TaskSpawner};
+use kubestack_core::context::{Clock, SourceContext, Spawner};
+use kubestack_core::error::{Error, Result};
+use kubestack_core::label::LabelSpec;
+use kubestack_core::master::{CiMaster, Explanation};
+use kubestack_core::name::{AgentName, InstanceName, LabelName, MasterName, SourceName};
+use kubestack_core::time::Moment;
+use kubestack_planner::facts::backoff_target;
+use kubestack_planner::settings::{Settings, SourceSettings};
+use kubestack_planner::{Fact, Intent, Outcome, Plan, Step, World, check, plan, words};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// Facts that may wait to be taken in; whoever has more waits with them.
+const INBOX: usize = 1024;
+/// Changes come in bursts; a plan is worth making once the burst is over.
+const DEBOUNCE: Duration = Duration::from_millis(3);
+/// Advisory memory is saved no more often than this.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// Free capacity changes slowly, and asking costs the platform something.
+const CAPACITY_EVERY: Duration = Duration::from_secs(60);
+/// The users of a CI system are told no more often than this.
+const EXPLAIN_EVERY: Duration = Duration::from_secs(2);
+
+/// What is to be run: labels, limits and policy. The systems come with the builder.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Setup {
+    /// This installation.
+    pub instance: InstanceName,
+    /// Limits and policy, for the planner. What the plugins can do is filled in from the plugins.
+    pub settings: Settings,
+    /// The templates.
+    pub labels: BTreeMap<LabelName, LabelSpec>,
+    /// How often a master is read when nothing hints that a look is worth it.
+    pub master_poll: Duration,
+    /// How long a stop waits for steps under way.
+    pub stop_grace: Duration,
+}
+
+impl Setup {
+    /// Nothing but a name.
+    pub fn new(instance: impl Into<InstanceName>) -> Self {
+        Self {
+            instance: instance.into(),
+            settings: Settings::default(),
+            labels: BTreeMap::new(),
+            master_poll: Duration::from_secs(2),
+            stop_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Setup {
+    /// What the settings say of a template follows from the template.
+    pub(crate) fn derive_templates(&mut self) {
+        for (name, spec) in &self.labels {
+            if let Some(label) = self.settings.labels.get_mut(name) {
+                label.template = spec.template_hash();
+                label.resources = spec.resources.clone();
+            }
+        }
+    }
+}
+
+/// A whole engine, ready to run.
+pub struct Engine {
+    pub(crate) setup: Setup,
+    pub(crate) systems: Systems,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) coordination: Arc<dyn Coordination>,
+    pub(crate) tasks: TaskSet,
+    pub(crate) spawner: TaskSpawner,
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) handle: Handle,
+    pub(crate) audit: Audit,
+}
+
+/// Why a leader's turn ended.
+enum End {
+    Stopped,
+    LostLead,
+}
+
+impl Engine {
+    /// Talks to the engine while it runs.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Runs until `stop` is ready, then waits for steps under way, for a bounded time. Agents and their jobs
+    /// go on. Everything runs inside this one future: to drop it is to crash.
+    ///
+    /// # Errors
+    /// If another holder leads this instance and coordination refuses to wait.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Self { setup, systems, clock, coordination, mut tasks, spawner, mut requests, audit, .. } = self;
+        let mut stop = std::pin::pin!(stop);
+        let leadership = tokio::select! {
+            biased;
+            () = &mut stop => return Ok(()),
+            leadership = coordination.acquire() => leadership?,
+            _ = tasks.run() => return Err(Error::bug("the task set ended")),
+        };
+        let mut leader =
+            Leader::start(setup, systems, clock, coordination.clone(), spawner, audit, leadership).await;
+        let end = leader.lead(&mut stop, &mut tasks, &mut requests).await;
+        match end {
+            End::Stopped => {
+                leader.finish(&mut tasks).await;
+                coordination.release(leader.world.flights.is_empty()).await
+            }
+            End::LostLead => Err(Error::conflict(
+                "another daemon leads this instance now; nothing more was sent from here",
+            )),
+        }
+    }
+}
+
+/// The engine while it leads.
+struct Leader {
+    world: World,
+    last: Plan,
+    setup: Setup,
+    executor: Executor,
+    clock: Arc<dyn Clock>,
+    coordination: Arc<dyn Coordination>,
+    spawner: TaskSpawner,
+    inbox: mpsc::Receiver<(Moment, Fact)>,
+    ended: mpsc::Receiver<(Step, Report)>,
+    end_of: mpsc::Sender<(Step, Report)>,
+    labels: BTreeMap<SourceName, watch::Sender<Arc<SourceContext>>>,
+    pokes: BTreeMap<MasterName, Arc<Notify>>,
+    reasons: BTreeMap<MasterName, watch::Sender<Vec<Explanation>>>,
+    audit: Audit,
+    counters: BTreeMap<String, u64>,
+    saved_intent: Intent,
+    saved_at: Moment,
+    plan_at: Option<Moment>,
+}
+
+impl Leader {
+    async fn start(
+        setup: Setup,
+        systems: Systems,
+        clock: Arc<dyn Clock>,
+        coordination: Arc<dyn Coordination>,
+        spawner: TaskSpawner,
+        mut audit: Audit,
+        leadership: Leadership,
+    ) -> Self {
+        let now = clock.now();
+        let Leadership { term, clean_predecessor, memory, intent, .. } = leadership;
+        audit.term = term;
+        let mut world = World::new(setup.instance.clone(), term, setup.settings.clone(), now);
+        world.intent = serde_json::from_value(intent).unwrap_or_default();
+        let known = memory.and_then(|memory| serde_json::from_value(memory).ok());
+        if !clean_predecessor {
+            world.launch_from = now + setup.settings.policy.step_deadline;
+        }
+        match known {
+            Some(memory) => world.memory = memory,
+            None if term > 1 => {
+                for (label, settings) in &setup.settings.labels {
+                    for provider in &settings.providers {
+                        world.memory.half_open(label, provider, now, &setup.settings.policy);
+                    }
+                }
+            }
+            None => {}
+        }
+        tracing::info!(instance = %setup.instance, term, clean_predecessor, "leading");
+        let (facts, inbox) = mpsc::channel(INBOX);
+        let (end_of, ended) = mpsc::channel(INBOX);
+        let executor = Executor {
+            clock: clock.clone(),
+            coordination: coordination.clone(),
+            instance: setup.instance.clone(),
+            term,
+            deadline: setup.settings.policy.step_deadline,
+            destroy_grace: setup.settings.policy.destroy_grace,
+            providers: Arc::new(systems.providers.clone()),
+            masters: Arc::new(systems.masters.clone()),
+            labels: Arc::new(setup.labels.clone()),
+        };
+        let saved_intent = world.intent.clone();
+        let mut leader = Self {
+            world,
+            last: Plan::default(),
+            setup,
+            executor,
+            clock,
+            coordination,
+            spawner,
+            inbox,
+            ended,
+            end_of,
+            labels: BTreeMap::new(),
+            pokes: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            audit,
+            counters: BTreeMap::new(),
+            saved_intent,
+            saved_at: now,
+            plan_at: Some(now),
+        };
+        leader.observe(systems, facts);
+        leader
+    }
+
+    /// Starts one observer per system.
+    fn observe(&mut self, systems: Systems, inbox: mpsc::Sender<(Moment, Fact)>) {
+        let observer =
+            Observer { clock: self.clock.clone(), inbox, patience: self.setup.settings.policy.stale_after };
+        for (name, provider) in systems.providers {
+            let task = observe::provider(observer.clone(), name.clone(), provider.clone());
+            self.spawner.spawn(&format!("provider {name}"), Box::pin(task));
+            let task = observe::capacity(observer.clone(), name.clone(), provider, CAPACITY_EVERY);
+            self.spawner.spawn(&format!("capacity {name}"), Box::pin(task));
+        }
+        for (name, master) in systems.masters {
+            let poke = Arc::new(Notify::new());
+            self.pokes.insert(name.clone(), poke.clone());
+            let every = self.setup.master_poll;
+            let task = observe::master(observer.clone(), name.clone(), master.clone(), every, poke);
+            self.spawner.spawn(&format!("master {name}"), Box::pin(task));
+            let (reasons, receive) = watch::channel(Vec::new());
+            self.reasons.insert(name.clone(), reasons);
+            let task = explain(self.clock.clone(), name.clone(), master, receive);
+            self.spawner.spawn(&format!("explain {name}"), Box::pin(task));
+        }
+        let pokes: Vec<_> = self.pokes.values().cloned().collect();
+        for (name, source) in systems.demand {
+            let (labels, receive) = watch::channel(Arc::new(self.context(&name)));
+            self.labels.insert(name.clone(), labels);
+            let task = observe::demand(observer.clone(), name.clone(), source, receive);
+            self.spawner.spawn(&format!("demand {name}"), Box::pin(task));
+        }
+        for (name, source) in systems.completion {
+            let task = observe::completion(observer.clone(), name.clone(), source, pokes.clone());
+            self.spawner.spawn(&format!("completion {name}"), Box::pin(task));
+        }
+    }
+
+    /// The labels that a source serves.
+    fn context(&self, source: &SourceName) -> SourceContext {
+        let settings = &self.setup.settings;
+        let nothing = SourceSettings::default();
+        let masters = &settings.sources.get(source).unwrap_or(&nothing).masters;
+        let serves = |name: &LabelName| {
+            settings.labels.get(name).is_some_and(|label| {
+                if masters.is_empty() {
+                    label.masters.is_empty()
+                } else {
+                    !masters.is_disjoint(&label.masters)
+                }
+            })
+        };
+        let labels = self.setup.labels.iter().filter(|(name, _)| serves(name));
+        SourceContext::new(labels.map(|(name, spec)| (name.clone(), spec.clone())).collect())
+    }
+
+    async fn lead(
+        &mut self,
+        stop: &mut (impl Future<Output = ()> + Unpin),
+        tasks: &mut TaskSet,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> End {
+        loop {
+            let clock = self.clock.clone();
+            let wake = self.plan_at.into_iter().chain(self.last.next_wake).min();
+            let rest = wake.map_or(Duration::from_secs(3600), |wake| wake.since(clock.now()));
+            tokio::select! {
+                biased;
+                () = &mut *stop => return End::Stopped,
+                Some(request) = requests.recv() => self.answer(request).await,
+                Some((step, report)) = self.ended.recv() => {
+                    self.step_ended(&step, report);
+                    while let Ok((step, report)) = self.ended.try_recv() {
+                        self.step_ended(&step, report);
+                    }
+                    self.soon();
+                }
+                Some((at, fact)) = self.inbox.recv() => {
+                    self.world.apply(at, fact);
+                    while let Ok((at, fact)) = self.inbox.try_recv() {
+                        self.world.apply(at, fact);
+                    }
+                    self.soon();
+                }
+                () = clock.sleep(rest) => {
+                    self.turn();
+                    self.save(false).await;
+                }
+                name = tasks.run() => {
+                    tracing::error!(task = %name, "a plugin's task panicked; the rest goes on");
+                    self.count("task panicked");
+                }
+            }
+            if !self.coordination.holds() {
+                return End::LostLead;
+            }
+        }
+    }
+
+    /// Plans again once this burst of changes is over.
+    fn soon(&mut self) {
+        let at = self.clock.now() + DEBOUNCE;
+        self.plan_at = Some(self.plan_at.map_or(at, |known| known.min(at)));
+    }
+
+    /// One turn: plan, check, execute.
+    fn turn(&mut self) {
+        let now = self.clock.now();
+        self.plan_at = None;
+        self.world.apply(now, Fact::Now);
+        let plan = plan(&self.world);
+        let violations = check(&self.world, &plan);
+        for violation in &violations {
+            tracing::error!(%violation, "a planned step was not sent; please report this defect");
+            self.count("violation");
+        }
+        for planned in &plan.steps {
+            let step = &planned.step;
+            if violations.iter().any(|violation| violation.agent == *step.agent()) {
+                continue;
+            }
+            self.audit.sent(now, step, &planned.reason);
+            self.world.apply(now, Fact::Sent(step.clone()));
+            self.send(step.clone());
+        }
+        if !plan.notes.is_empty() {
+            self.world.apply(now, Fact::Noted(plan.notes.clone()));
+            // What is remembered may set a deadline or open a breaker: that is for the next plan to see.
+            self.soon();
+        }
+        self.tell_reasons(&plan);
+        self.last = plan;
+    }
+
+    fn send(&mut self, step: Step) {
+        let (executor, end_of) = (self.executor.clone(), self.end_of.clone());
+        let name = format!("{} {}", step.kind(), step.agent());
+        let task = async move {
+            let report = executor.execute(&step).await;
+            let _ = end_of.send((step, report)).await;
+        };
+        self.spawner.spawn(&name, Box::pin(task));
+    }
+
+    fn step_ended(&mut self, step: &Step, report: Report) {
+        let now = self.clock.now();
+        let (outcome, word, text) = match report {
+            Report::Done => (Outcome::Done, "done", String::new()),
+            Report::Unit(unit) => (Outcome::Unit(*unit), "done", String::new()),
+            Report::Unknown(text) => (Outcome::Unknown, "unknown", text),
+            Report::Failed { error, enrolled, at_master } => {
+                let target = backoff_target(step, error.kind, at_master);
+                let attempts = self.world.backoff.get(&target).map_or(0, |backoff| backoff.attempts);
+                let pause = pause(error.kind, attempts, step.agent().as_str());
+                let (kind, cause, text) = (error.kind, error.cause, error.message);
+                let failed = Outcome::Failed { kind, text: text.clone(), cause, enrolled, at_master, pause };
+                (failed, "failed", text)
+            }
+        };
+        self.count(&format!("{} {word}", step.kind()));
+        self.audit.ended(now, step.agent(), step.kind(), word, text);
+        self.world.apply(now, Fact::Ended(step.agent().clone(), outcome));
+        // The next look at the master is what the step after this one waits for.
+        if let Step::Drain { master, .. } | Step::RemoveNode { master, .. } = step
+            && let Some(poke) = self.pokes.get(master)
+        {
+            poke.notify_one();
+        }
+    }
+
+    fn count(&mut self, what: &str) {
+        *self.counters.entry(what.to_owned()).or_insert(0) += 1;
+    }
+
+    /// Tells the users of each CI system why their jobs wait, where that has changed.
+    fn tell_reasons(&mut self, plan: &Plan) {
+        let known = |class: &kubestack_planner::ClassReport| class.blocked.is_some();
+        let reason = |class: &kubestack_planner::ClassReport| (class.class.clone(), class.blocked.clone());
+        let before: Vec<_> = self.last.classes.iter().filter(|class| known(class)).map(reason).collect();
+        let after: Vec<_> = plan.classes.iter().filter(|class| known(class)).map(reason).collect();
+        if before == after {
+            return;
+        }
+        for (master, reasons) in &self.reasons {
+            let classes = plan.classes.iter().filter(|class| known(class));
+            let told = classes.filter(|class| class.class.masters.contains(master)).map(|class| {
+                let labels = class.class.needs.iter().map(ToString::to_string).collect();
+                Explanation::new(None, labels, words::class(class, self.world.now))
+            });
+            reasons.send_replace(told.collect());
+        }
+    }
+
+    async fn answer(&mut self, request: Request) {
+        match request {
+            Request::Status(answer) => {
+                self.world.apply(self.clock.now(), Fact::Now);
+                let _ = answer.send(status(&self.world, &self.last, &self.counters));
+            }
+            Request::Command(command, answer) => {
+                let mut intent = self.world.intent.clone();
+                let labels: Vec<&str> = self.setup.labels.keys().map(LabelName::as_str).collect();
+                let done = match command::apply(command, &mut intent, |id| self.find(id), &labels) {
+                    // The operator's word is kept before it is answered: a crash must not lose it.
+                    Ok(text) => self.keep(&intent).await.map(|()| text),
+                    Err(error) => Err(error),
+                };
+                if done.is_ok() {
+                    self.world.apply(self.clock.now(), Fact::Intended(intent));
+                    self.soon();
+                }
+                let _ = answer.send(done);
+            }
+            Request::Reconfigure(setup, answer) => {
+                let _ = answer.send(self.reconfigure(*setup));
+            }
+        }
+    }
+
+    /// The agent with that name or uid.
+    fn find(&self, id: &str) -> Option<AgentName> {
+        kubestack_planner::agent::agents(&self.world)
+            .iter()
+            .find(|agent| {
+                agent.name.as_str() == id || agent.unit.is_some_and(|unit| unit.unit.uid.as_str() == id)
+            })
+            .map(|agent| agent.name.clone())
+    }
+
+    fn reconfigure(&mut self, mut setup: Setup) -> Result<()> {
+        let old = &self.setup.settings;
+        setup.settings.adopt_plugins(old);
+        setup.derive_templates();
+        let new = &setup.settings;
+        let same = new.masters.keys().eq(old.masters.keys())
+            && new.providers.keys().eq(old.providers.keys())
+            && new.sources.keys().eq(old.sources.keys())
+            && setup.instance == self.setup.instance;
+        if !same {
+            return Err(Error::conflict(
+                "other masters, providers, listeners or instance: that takes a new engine",
+            ));
+        }
+        self.setup = setup;
+        self.executor.labels = Arc::new(self.setup.labels.clone());
+        self.executor.deadline = self.setup.settings.policy.step_deadline;
+        self.executor.destroy_grace = self.setup.settings.policy.destroy_grace;
+        let settings = Box::new(self.setup.settings.clone());
+        self.world.apply(self.clock.now(), Fact::Configured(settings));
+        for (source, labels) in &self.labels {
+            labels.send_replace(Arc::new(self.context(source)));
+        }
+        self.soon();
+        tracing::info!("new configuration in use");
+        Ok(())
+    }
+
+    async fn keep(&mut self, intent: &Intent) -> Result<()> {
+        let value = serde_json::to_value(intent).map_err(|error| Error::bug(error.to_string()))?;
+        self.coordination.save_intent(value).await?;
+        self.saved_intent = intent.clone();
+        Ok(())
+    }
+
+    /// Saves intent that changed, and from time to time the advisory memory.
+    async fn save(&mut self, at_once: bool) {
+        if self.world.intent != self.saved_intent {
+            let intent = self.world.intent.clone();
+            if let Err(error) = self.keep(&intent).await {
+                tracing::warn!(%error, "cannot save what the operator asked for; it is tried again");
+            }
+        }
+        let now = self.clock.now();
+        if at_once || now.since(self.saved_at) >= SAVE_EVERY {
+            self.saved_at = now;
+            let memory = serde_json::to_value(&self.world.memory).unwrap_or_default();
+            if let Err(error) = self.coordination.save_memory(memory).await {
+                tracing::warn!(%error, "cannot save advisory memory; a restart would be slower");
+            }
+        }
+    }
+
+    /// Sends nothing more and waits for what is under way, for a bounded time.
+    async fn finish(&mut self, tasks: &mut TaskSet) {
+        let clock = self.clock.clone();
+        let mut grace = std::pin::pin!(clock.sleep(self.setup.stop_grace));
+        let under_way = |world: &World| world.flights.values().any(|flight| flight.doubt.is_none());
+        while under_way(&self.world) {
+            tokio::select! {
+                biased;
+                Some((step, report)) = self.ended.recv() => self.step_ended(&step, report),
+                Some((at, fact)) = self.inbox.recv() => self.world.apply(at, fact),
+                () = &mut grace => break,
+                _ = tasks.run() => {}
+            }
+        }
+        self.save(true).await;
+        tracing::info!(under_way = self.world.flights.len(), "stopped; agents and their jobs go on");
+    }
+}
+
+/// Tells one master's users why their jobs wait, whenever that changed.
+async fn explain(
+    clock: Arc<dyn Clock>,
+    name: MasterName,
+    master: Arc<dyn CiMaster>,
+    mut reasons: watch::Receiver<Vec<Explanation>>,
+) {
+    while reasons.changed().await.is_ok() {
+        let told = reasons.borrow_and_update().clone();
+        if let Err(error) = master.explain(&told).await {
+            tracing::debug!(master = %name, %error, "cannot tell the users of the CI system why jobs wait");
+        }
+        clock.sleep(EXPLAIN_EVERY).await;
+    }
+}

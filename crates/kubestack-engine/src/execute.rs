@@ -1,0 +1,187 @@
+//! Executing: one step, without choices, within its deadline.
+
+use crate::coordination::Coordination;
+use kubestack_core::context::Clock;
+use kubestack_core::error::{Error, ErrorKind};
+use kubestack_core::label::LabelSpec;
+use kubestack_core::marks::Marks;
+use kubestack_core::master::{CiMaster, EnrolOutcome, EnrolRequest};
+use kubestack_core::name::{AgentName, InstanceName, LabelName, MasterName, ProviderName, Uid};
+use kubestack_core::provider::{DestroyRequest, LaunchRequest, SlaveProvider, Unit, UnitRef};
+use kubestack_planner::step::{Launch, Step};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What executing needs: handles and limits, no state.
+#[derive(Clone)]
+pub(crate) struct Executor {
+    pub clock: Arc<dyn Clock>,
+    pub coordination: Arc<dyn Coordination>,
+    pub instance: InstanceName,
+    pub term: u64,
+    pub deadline: Duration,
+    pub destroy_grace: Duration,
+    pub providers: Arc<BTreeMap<ProviderName, Arc<dyn SlaveProvider>>>,
+    pub masters: Arc<BTreeMap<MasterName, Arc<dyn CiMaster>>>,
+    pub labels: Arc<BTreeMap<LabelName, LabelSpec>>,
+}
+
+/// How executing went, before the engine decided what to make of it.
+pub(crate) enum Report {
+    Done,
+    Unit(Box<Unit>),
+    Failed { error: Error, enrolled: bool, at_master: bool },
+    Unknown(String),
+}
+
+impl Report {
+    fn failed(error: Error) -> Self {
+        Self::Failed { error, enrolled: false, at_master: false }
+    }
+}
+
+/// The end of one call.
+enum Call<T> {
+    Answered(T),
+    Refused(Error),
+    Unknown(String),
+}
+
+impl Executor {
+    /// Carries out one step. Never retries: whether and when to try again is planned anew.
+    pub async fn execute(&self, step: &Step) -> Report {
+        match step {
+            Step::Launch(launch) => self.launch(launch).await,
+            Step::ReEnrol { master, marks, .. } => self.re_enrol(master, marks).await,
+            Step::Connect { agent, master } => {
+                self.at_master(master, |master| async move { master.connect(agent).await }).await
+            }
+            Step::Drain { agent, master } => {
+                self.at_master(master, |master| async move { master.drain(agent).await }).await
+            }
+            Step::RemoveNode { agent, master, despite_busy } => {
+                self.at_master(master, |master| async move { master.remove(agent, *despite_busy).await })
+                    .await
+            }
+            Step::Destroy { agent, provider, uid, version, only_if_not_started } => {
+                self.destroy(agent, provider, uid, *version, *only_if_not_started).await
+            }
+            Step::Mark { agent, provider, uid, patch } => {
+                let Some(provider) = self.providers.get(provider) else { return unknown_system(provider) };
+                let unit = UnitRef::new(agent.clone(), uid.clone());
+                match self.call(provider.mark(&unit, patch)).await {
+                    Call::Answered(unit) => Report::Unit(Box::new(unit)),
+                    Call::Refused(error) => Report::failed(error),
+                    Call::Unknown(text) => Report::Unknown(text),
+                }
+            }
+        }
+    }
+
+    /// One call with an effect: sent only by the leader, given up after the deadline.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Call<T> {
+        if !self.coordination.holds() {
+            return Call::Refused(Error::conflict("this daemon does not lead any more; nothing was sent"));
+        }
+        tokio::select! {
+            biased;
+            answer = call => match answer {
+                Ok(answer) => Call::Answered(answer),
+                Err(error) if error.kind == ErrorKind::UnknownOutcome => Call::Unknown(error.message),
+                Err(error) => Call::Refused(error),
+            },
+            () = self.clock.sleep(self.deadline) => {
+                Call::Unknown(format!("no answer within {} s", self.deadline.as_secs_f32()))
+            }
+        }
+    }
+
+    async fn at_master<F, W>(&self, name: &MasterName, work: F) -> Report
+    where
+        F: FnOnce(Arc<dyn CiMaster>) -> W,
+        W: Future<Output = Result<(), Error>>,
+    {
+        let Some(master) = self.masters.get(name) else { return unknown_system(name) };
+        match self.call(work(master.clone())).await {
+            Call::Answered(()) => Report::Done,
+            Call::Refused(error) => Report::failed(error),
+            Call::Unknown(text) => Report::Unknown(text),
+        }
+    }
+
+    async fn launch(&self, launch: &Launch) -> Report {
+        let Some(label) = self.labels.get(&launch.label) else { return unknown_system(&launch.label) };
+        let Some(provider) = self.providers.get(&launch.provider) else {
+            return unknown_system(&launch.provider);
+        };
+        let marks = launch.marks(&self.instance, self.term);
+        let mut enrolment = None;
+        if let Some(name) = &launch.master {
+            let Some(master) = self.masters.get(name) else { return unknown_system(name) };
+            let request = EnrolRequest::new(label.clone(), marks.clone());
+            let (error, enrolled) = match self.call(master.enrol(&request)).await {
+                Call::Answered(EnrolOutcome::Enrolled(with)) => {
+                    enrolment = Some(with);
+                    (None, true)
+                }
+                Call::Answered(EnrolOutcome::AlreadyExists) => {
+                    let text = format!("{name} already knows an agent called {}", launch.agent);
+                    (Some(Error::conflict(text)), true)
+                }
+                Call::Answered(EnrolOutcome::Refused(text)) => (Some(Error::conflict(text)), false),
+                Call::Answered(_) => (Some(Error::bug("an enrolment that this version does not know")), true),
+                Call::Refused(error) => (Some(error), false),
+                // The node may be there, or come to be; without a unit it is found by its mark.
+                Call::Unknown(text) => (Some(Error::transient(text)), true),
+            };
+            if let Some(error) = error {
+                return Report::Failed { error, enrolled, at_master: true };
+            }
+        }
+        let enrolled = enrolment.is_some();
+        let request = LaunchRequest::new(label.clone(), marks, enrolment);
+        match self.call(provider.launch(&request)).await {
+            Call::Answered(unit) => Report::Unit(Box::new(unit)),
+            Call::Refused(error) => Report::Failed { error, enrolled, at_master: false },
+            Call::Unknown(text) => Report::Unknown(text),
+        }
+    }
+
+    async fn re_enrol(&self, master: &MasterName, marks: &Marks) -> Report {
+        let Some(spec) = self.labels.get(&marks.label) else { return unknown_system(&marks.label) };
+        let Some(plugin) = self.masters.get(master) else { return unknown_system(master) };
+        let request = EnrolRequest::new(spec.clone(), marks.clone());
+        match self.call(plugin.enrol(&request)).await {
+            Call::Answered(EnrolOutcome::Refused(text)) => Report::failed(Error::conflict(text)),
+            Call::Answered(_) => Report::Done,
+            Call::Refused(error) => Report::failed(error),
+            Call::Unknown(text) => Report::Unknown(text),
+        }
+    }
+
+    async fn destroy(
+        &self,
+        agent: &AgentName,
+        name: &ProviderName,
+        uid: &Uid,
+        version: u64,
+        only_if_not_started: bool,
+    ) -> Report {
+        let Some(provider) = self.providers.get(name) else { return unknown_system(name) };
+        let mut request = DestroyRequest::new(UnitRef::new(agent.clone(), uid.clone()), self.destroy_grace);
+        request.only_if_not_started = only_if_not_started;
+        request.version = version;
+        match self.call(provider.destroy(&request)).await {
+            Call::Answered(()) => Report::Done,
+            Call::Refused(error) => Report::failed(error),
+            Call::Unknown(text) => Report::Unknown(text),
+        }
+    }
+}
+
+/// The configuration changed between planning and sending.
+fn unknown_system(name: &impl std::fmt::Display) -> Report {
+    Report::failed(Error::conflict(format!("{name} is not configured any more; nothing was sent")))
+}

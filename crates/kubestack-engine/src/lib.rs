@@ -1,0 +1,18 @@
+//! The loop around the planner.
+pub mod audit;
+mod builder;
+pub mod clock;
+pub mod command;
+pub mod coordination;
+mod engine;
+mod execute;
+mod observe;
+mod retry;
+pub mod status;
+mod systems;
+mod tasks;
+
+pub use builder::Builder;
+pub use command::{Command, Handle};
+pub use engine::{Engine, Setup};
+pub use status::Status;
