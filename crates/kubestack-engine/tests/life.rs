@@ -1,5 +1,7 @@
 //! One agent's whole life through the real engine, with the smallest plugins there can be, in virtual time.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
+
 use kubestack_core::agent::{Activity, AgentView, AgentsSnapshot, Drained};
 use kubestack_core::context::{Clock, SourceContext};
 use kubestack_core::demand::{Demand, DemandSnapshot, DemandSource};
