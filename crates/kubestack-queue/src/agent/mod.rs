@@ -1,0 +1,215 @@
+//! The agent: takes one job, runs it, reports, and exits. A process of its own, in real time.
+
+mod process;
+
+use crate::client::QueueClient;
+use crate::model::{Beat, Job, Outcome};
+use kubestack_core::error::{Error, ErrorKind, Result};
+use process::{End, Running};
+use reqwest::{Method, StatusCode};
+use secrecy::SecretString;
+use std::time::Duration;
+
+/// Environment: where the queue answers.
+pub const URL: &str = "KUBESTACK_QUEUE_URL";
+/// Environment: the agent's name.
+pub const NAME: &str = "KUBESTACK_AGENT_NAME";
+/// Environment: the agent's token.
+pub const TOKEN: &str = "KUBESTACK_AGENT_TOKEN";
+/// Environment: a file that holds the agent's token, instead of [`TOKEN`].
+pub const TOKEN_FILE: &str = "KUBESTACK_AGENT_TOKEN_FILE";
+
+/// How long a call may be held back by the server. Less than half a lease, so that an agent that waits is
+/// heard of often enough.
+const WAIT: Duration = Duration::from_secs(5);
+/// How long a job that is to end may take to do so before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+/// The queue may be restarted under a running job; a job is worth more patience than an idle agent.
+const IDLE_PATIENCE: Duration = Duration::from_secs(120);
+const BUSY_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// Log bytes in one call.
+const CHUNK: usize = 256 * 1024;
+
+/// What an agent needs.
+pub struct AgentConfig {
+    /// Where the queue answers.
+    pub url: String,
+    /// Its token.
+    pub token: SecretString,
+}
+
+impl AgentConfig {
+    /// From the environment that the enrolment set.
+    ///
+    /// # Errors
+    /// If something is missing; the text names it.
+    pub fn from_env() -> Result<Self> {
+        let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let missing = |what: &str| {
+            Error::invalid(format!("{what} is not set; agents are started by a provider, not by hand"))
+        };
+        let token = match (var(TOKEN), var(TOKEN_FILE)) {
+            (Some(token), _) => token,
+            (None, Some(path)) => std::fs::read_to_string(&path)
+                .map_err(|error| Error::invalid(format!("cannot read the token file {path}: {error}")))?
+                .trim_end()
+                .to_owned(),
+            (None, None) => return Err(missing(TOKEN)),
+        };
+        Ok(Self { url: var(URL).ok_or_else(|| missing(URL))?, token: token.into() })
+    }
+}
+
+/// Runs at most one job. `Ok` whatever became of the job: that is the queue's to know.
+///
+/// # Errors
+/// If the queue cannot be reached for too long, or refuses the token.
+pub async fn run(config: AgentConfig) -> Result<()> {
+    let client = QueueClient::new(&config.url, config.token)?;
+    let mut signals = process::Signals::new()?;
+    let job = tokio::select! {
+        job = lease(&client) => match job? {
+            Some(job) => job,
+            None => return Ok(()),
+        },
+        _ = signals.next() => return Ok(()),
+    };
+    let outcome = work(&client, &job, &mut signals).await;
+    let Some(outcome) = outcome else { return Ok(()) };
+    persist(BUSY_PATIENCE, || async {
+        client.send(client.request(Method::POST, "/v1/agent/result").json(&outcome)).await.map(drop)
+    })
+    .await
+}
+
+/// Waits for the one job; `None` if there will be none.
+async fn lease(client: &QueueClient) -> Result<Option<Job>> {
+    loop {
+        let path = format!("/v1/agent/lease?wait={}", WAIT.as_millis());
+        let call = || async { client.send(client.request(Method::POST, &path)).await };
+        match persist(IDLE_PATIENCE, call).await {
+            Ok(response) if response.status() == StatusCode::NO_CONTENT => {}
+            Ok(response) => {
+                let job = response.json().await;
+                return job
+                    .map(Some)
+                    .map_err(|error| Error::bug(format!("a job that is not understood: {error}")));
+            }
+            // Drained, removed, or had its job already.
+            Err(error)
+                if matches!(
+                    error.kind,
+                    ErrorKind::Conflict | ErrorKind::Unauthorized | ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Runs the job to its end. `None` if it is not this agent's job any more: then nobody wants to know.
+async fn work(client: &QueueClient, job: &Job, signals: &mut process::Signals) -> Option<Outcome> {
+    let mut running = match Running::start(&job.submission) {
+        Ok(running) => running,
+        Err(cause) => return Some(Outcome { exit_code: None, cause: Some(cause), cancelled: false }),
+    };
+    let timeout = job.submission.timeout_ms.map(Duration::from_millis);
+    let mut deadline = std::pin::pin!(process::after(timeout));
+    let mut sent = 0;
+    let mut pulse = std::pin::pin!(heartbeat(client));
+    let end = loop {
+        tokio::select! {
+            biased;
+            lost = &mut pulse => {
+                running.stop(GRACE).await;
+                match lost {
+                    Pulse::Cancelled => break End::Cancelled,
+                    Pulse::Lost => return None,
+                }
+            }
+            signal = signals.next() => running.forward(signal),
+            () = &mut deadline => {
+                running.stop(GRACE).await;
+                break End::TimedOut;
+            }
+            chunk = running.output(CHUNK) => match chunk {
+                Some(chunk) => ship(client, &mut sent, &chunk).await,
+                None => break running.wait().await,
+            }
+        }
+    };
+    while let Some(chunk) = running.rest(CHUNK) {
+        ship(client, &mut sent, &chunk).await;
+    }
+    let timeout = timeout.map_or(String::new(), |timeout| format!(" of {} s", timeout.as_secs_f32()));
+    Some(match end {
+        End::Exit(0) => Outcome { exit_code: Some(0), cause: None, cancelled: false },
+        End::Exit(code) => {
+            Outcome { exit_code: Some(code), cause: Some(format!("exit status {code}")), cancelled: false }
+        }
+        End::Signal(signal) => {
+            Outcome { exit_code: None, cause: Some(format!("ended by signal {signal}")), cancelled: false }
+        }
+        End::TimedOut => Outcome {
+            exit_code: None,
+            cause: Some(format!("ended after its timeout{timeout}")),
+            cancelled: false,
+        },
+        End::Cancelled => Outcome { exit_code: None, cause: Some("cancelled".to_owned()), cancelled: true },
+    })
+}
+
+enum Pulse {
+    Cancelled,
+    Lost,
+}
+
+/// Tells the queue that this agent lives, until the job is to end.
+async fn heartbeat(client: &QueueClient) -> Pulse {
+    let path = format!("/v1/agent/beat?wait={}", WAIT.as_millis());
+    loop {
+        let call = || async { client.json::<Beat>(client.request(Method::POST, &path)).await };
+        match persist(BUSY_PATIENCE, call).await {
+            Ok(Beat { cancel: false }) => {}
+            Ok(Beat { cancel: true }) => return Pulse::Cancelled,
+            Err(_) => return Pulse::Lost,
+        }
+    }
+}
+
+/// Sends log bytes until the queue has them. A log that the queue refuses is no reason to end the job.
+async fn ship(client: &QueueClient, sent: &mut u64, chunk: &[u8]) {
+    let path = format!("/v1/agent/log?offset={sent}");
+    let shipped = persist(BUSY_PATIENCE, || async {
+        client.send(client.request(Method::POST, &path).body(chunk.to_vec())).await.map(drop)
+    })
+    .await;
+    *sent += chunk.len() as u64;
+    if let Err(error) = shipped {
+        tracing::warn!(%error, "the queue does not take the log");
+    }
+}
+
+/// Repeats a call that may be repeated until it has an answer, with growing pauses.
+async fn persist<T, W: Future<Output = Result<T>>>(patience: Duration, call: impl Fn() -> W) -> Result<T> {
+    let mut pause = Duration::from_millis(50);
+    let mut waited = Duration::ZERO;
+    loop {
+        match call().await {
+            Err(error)
+                if waited < patience
+                    && matches!(
+                        error.kind,
+                        ErrorKind::Transient | ErrorKind::UnknownOutcome | ErrorKind::RateLimited { .. }
+                    ) =>
+            {
+                process::after(Some(pause)).await;
+                waited += pause;
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+            answer => return answer,
+        }
+    }
+}
