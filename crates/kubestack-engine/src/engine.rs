@@ -347,6 +347,9 @@ impl Leader {
             // What is remembered may set a deadline or open a breaker: that is for the next plan to see.
             self.soon();
         }
+        for poke in plan.looks.iter().filter_map(|master| self.pokes.get(master)) {
+            poke.notify_one();
+        }
         self.tell_reasons(&plan);
         self.last = plan;
     }
@@ -379,12 +382,6 @@ impl Leader {
         self.count(&format!("{} {word}", step.kind()));
         self.audit.ended(now, step.agent(), step.kind(), word, text);
         self.world.apply(now, Fact::Ended(step.agent().clone(), outcome));
-        // The next look at the master is what the step after this one waits for.
-        if let Step::Drain { master, .. } | Step::RemoveNode { master, .. } = step
-            && let Some(poke) = self.pokes.get(master)
-        {
-            poke.notify_one();
-        }
     }
 
     fn count(&mut self, what: &str) {

@@ -14,10 +14,10 @@ use crate::world::{Hold, NodeState, World};
 use kubestack_core::agent::Drained;
 use kubestack_core::cause::FailureCause;
 use kubestack_core::master::MasterCapabilities;
-use kubestack_core::name::LabelName;
+use kubestack_core::name::{LabelName, MasterName};
 use kubestack_core::provider::{MarkPatch, UnitPhase};
 use kubestack_core::time::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Collects what planning decides.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(crate) struct Draft {
     pub steps: Vec<(Step, Reason)>,
     pub notes: Vec<Note>,
     pub wake: Option<Moment>,
+    /// Masters that a decision waits for a later look at.
+    pub looks: BTreeSet<MasterName>,
     /// Held agents by label, those that are about to be held included.
     pub held: BTreeMap<LabelName, u32>,
 }
@@ -294,6 +296,8 @@ impl Way<'_> {
                     draft.step(step, reason);
                 } else if !drains || seen_idle_since_drain(node) {
                     self.remove_node(false, reason, draft);
+                } else {
+                    self.look(draft);
                 }
             }
             (Some(_), None) => {
@@ -346,7 +350,14 @@ impl Way<'_> {
     fn ended(&self, draft: &mut Draft) {
         let (world, agent) = (self.world, self.agent);
         let Some(unit) = agent.unit else { return };
-        let cause = self.cause_of_end();
+        let ended = agent.memory.and_then(|memory| memory.unit_ended).unwrap_or(world.now);
+        // A job may have begun and ended between two looks: only a look begun after the end can tell.
+        let told = agent.node.is_none_or(|node| node.began > ended);
+        if !told && self.master_is_fresh() {
+            self.look(draft);
+            return;
+        }
+        let cause = if told { self.cause_of_end() } else { agent.failure() };
         if let Some(cause) = cause {
             self.fail(cause, draft);
             if unit.destroyed.is_none() && self.keep_for_inspection(cause, draft) {
@@ -360,8 +371,7 @@ impl Way<'_> {
         };
         if let Some(node) = agent.node {
             if self.master_is_fresh() {
-                let since = agent.memory.and_then(|memory| memory.unit_ended).unwrap_or(world.now);
-                self.remove_lost(node, since, reason, draft);
+                self.remove_lost(node, ended, reason, draft);
                 return;
             }
             if node.view.marks.is_none() {
@@ -425,11 +435,17 @@ impl Way<'_> {
         let ripe = since + world.settings.policy.lost_grace;
         if node.view.activity.is_idle() {
             self.remove_node(false, reason, draft);
-        } else if draft.due(world.now, ripe) && node.began >= ripe {
+        } else if draft.due(world.now, ripe) && node.began < ripe {
+            self.look(draft);
+        } else if world.now >= ripe {
             let cause = FailureCause::LostWhileBusy;
             self.fail(cause, draft);
             self.remove_node(true, Reason::Failed { cause }, draft);
         }
+    }
+
+    fn look(&self, draft: &mut Draft) {
+        draft.looks.extend(self.agent.master.cloned());
     }
 
     fn remove_node(&self, despite_busy: bool, reason: Reason, draft: &mut Draft) {

@@ -8,7 +8,7 @@ use crate::memory::Note;
 use crate::room::{Blocker, Room};
 use crate::step::{PlannedStep, Step};
 use crate::world::World;
-use kubestack_core::name::AgentName;
+use kubestack_core::name::{AgentName, MasterName};
 use kubestack_core::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -24,6 +24,8 @@ pub struct Plan {
     pub classes: Vec<ClassReport>,
     /// Jobs that no label of ours can serve.
     pub foreign: u32,
+    /// Masters that a decision waits for a later look at.
+    pub looks: BTreeSet<MasterName>,
     /// When time alone makes another look worth it.
     pub next_wake: Option<Moment>,
 }
@@ -99,6 +101,7 @@ pub fn plan(world: &World) -> Plan {
         notes: draft.notes,
         classes,
         foreign: view.foreign,
+        looks: draft.looks,
         next_wake: draft.wake.filter(|wake| *wake > world.now),
     }
 }

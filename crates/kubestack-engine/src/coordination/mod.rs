@@ -3,8 +3,10 @@
 //! Kept: the leader's term, the operator's intent, and advisory memory. All else is derived from what the
 //! providers and masters show.
 
+mod local;
 mod memory;
 
+pub use local::LocalCoordination;
 pub use memory::MemoryCoordination;
 
 use kubestack_core::async_trait;

@@ -1,0 +1,157 @@
+//! The command line.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Turns the demand of a CI system into one-job agents, and takes them away when their job is done.
+#[derive(Parser)]
+#[command(name = "kubestack", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// The config file
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/kubestack/config.yaml",
+        env = "KUBESTACK_CONFIG"
+    )]
+    pub config: PathBuf,
+
+    /// How answers are printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 it failed, 2 wrong usage or config, 3 the thing named does not exist";
+
+/// For people or for programs.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// A table
+    Table,
+    /// JSON
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Action {
+    /// Run the daemon in the foreground
+    Run {
+        /// Accepted as in 2015; the daemon always stays in the foreground
+        #[arg(short = 'd', hide = true)]
+        debug: bool,
+    },
+    /// Run real jobs on real agents in a temporary directory, and show what happens
+    Demo(Demo),
+    /// Check the config file; nothing is started
+    Check,
+    /// List agents and what waits
+    List,
+    /// Launch one agent, demand or not
+    Create {
+        /// Of this label
+        label: String,
+    },
+    /// Take one agent away once it has no job
+    Delete {
+        /// Its name or uid
+        id: String,
+        /// Even while it has a job
+        #[arg(long)]
+        force: bool,
+    },
+    /// Keep one agent as it is
+    Hold {
+        /// Its name or uid
+        id: String,
+        /// Why
+        #[arg(long, default_value = "held by the operator")]
+        reason: String,
+    },
+    /// Let a held agent go on
+    Release {
+        /// Its name or uid
+        id: String,
+    },
+    /// Launch nothing until resumed
+    Pause {
+        /// Why
+        #[arg(long, default_value = "paused by the operator")]
+        reason: String,
+    },
+    /// Launch again, and stop draining
+    Resume,
+    /// Launch nothing and let all idle agents go
+    #[command(alias = "drain_all")]
+    DrainAll {
+        /// Why
+        #[arg(long, default_value = "drained by the operator")]
+        reason: String,
+    },
+    /// Say why work waits, or why an agent is as it is
+    Explain {
+        /// A label, or an agent's name or uid
+        what: String,
+    },
+    /// Put a job into the built-in queue
+    Submit(Submit),
+    /// Print the log of a job of the built-in queue
+    Logs {
+        /// The job's id
+        job: String,
+        /// Go on until the job ends
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Run one job of the built-in queue, then exit (used by launched agents)
+    Agent,
+    /// What this binary can talk to
+    Plugins {
+        #[command(subcommand)]
+        action: Plugins,
+    },
+    /// Print shell completions
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Plugins {
+    /// List all plugins by kind
+    List,
+}
+
+/// Run real jobs on real agents in a temporary directory.
+#[derive(clap::Args)]
+pub(crate) struct Demo {
+    /// How many jobs
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub jobs: u32,
+    /// Another seed gives another mix
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Put a job into the built-in queue.
+#[derive(clap::Args)]
+pub(crate) struct Submit {
+    /// The label that is to run it
+    #[arg(short, long)]
+    pub label: String,
+    /// Environment of the job, NAME=VALUE
+    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// It fails if it takes longer
+    #[arg(short, long, value_name = "DURATION")]
+    pub timeout: Option<kubestack_core::time::Span>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}

@@ -1,0 +1,297 @@
+//! `kubestack demo`: the queue, the engine and local agents in a temporary directory, and real jobs on them.
+
+mod jobs;
+mod report;
+
+use crate::cli::{self, Output};
+use crate::{assemble, show};
+use anyhow::{Context, Result, bail};
+use jobs::LABELS;
+use kubestack_core::config::Fragment;
+use kubestack_core::context::{BuildContext, Clock};
+use kubestack_core::label::LabelSpec;
+use kubestack_core::registry::{PluginKind, find};
+use kubestack_core::time::Moment;
+use kubestack_engine::clock::SystemClock;
+use kubestack_engine::secrets::HostSecrets;
+use kubestack_engine::{Engine, Handle, Setup, Status};
+use kubestack_planner::settings::{LabelSettings, Limit};
+use kubestack_queue::client::QueueClient;
+use kubestack_queue::model::Job;
+use report::Sighting;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Agents at once, over all labels: more would only make a small host slow.
+const AGENTS: u32 = 8;
+/// How often things are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// The longest that a demo may take beyond its jobs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs the demo; the exit code says whether every job ended as expected and nothing is left.
+pub(crate) async fn run(args: &cli::Demo, output: Output) -> Result<ExitCode> {
+    let dir = tempfile::Builder::new()
+        .prefix("kubestack-demo-")
+        .tempdir()
+        .context("cannot make a temporary directory")?;
+    // Resolved, so that it compares with what /proc shows.
+    let root = dir.path().canonicalize()?;
+    let address = free_address()?;
+    let token = format!("demo-{}", kubestack_core::name::slug(&root.to_string_lossy()));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let launches = Launches::default();
+    let engine = engine(&root, address, &token, clock.clone(), launches.clone())?;
+    let handle = engine.handle();
+    let client = QueueClient::new(&format!("http://{address}"), token.into())?;
+    let mix = jobs::mix(args.jobs, args.seed);
+    let began = clock.now();
+    let mut watched = None;
+    let story = async {
+        watched = Some(watch(&mix, &client, &handle, &*clock, output).await);
+    };
+    engine.run(story).await?;
+    let (jobs, agents) = watched.context("the engine stopped before the jobs had ended")??;
+    let took = clock.now().since(began);
+    let mut left = left_behind(&root, address);
+    dir.close().context("cannot remove the temporary directory")?;
+    if root.exists() {
+        left.push(format!("directory {}", root.display()));
+    }
+    let report = report::report(&mix, &jobs, &agents, &launches.names(), left, took);
+    match output {
+        Output::Json => show::json(&report),
+        Output::Table => report.print(),
+    }
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// An address on this host that nobody uses at present.
+fn free_address() -> Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("cannot open a port on 127.0.0.1")?;
+    Ok(listener.local_addr()?)
+}
+
+fn engine(
+    root: &Path,
+    address: SocketAddr,
+    token: &str,
+    clock: Arc<dyn Clock>,
+    launches: Launches,
+) -> Result<Engine> {
+    let mut setup = Setup::new("demo");
+    setup.settings.limit = Limit { agents: Some(AGENTS), ..Limit::default() };
+    setup.settings.policy.lost_grace = Duration::from_secs(2);
+    for (name, max) in LABELS {
+        setup.labels.insert(name.into(), LabelSpec::new(name));
+        let settings = LabelSettings {
+            limit: Limit { agents: max, ..Limit::default() },
+            providers: vec!["local".into()],
+            masters: ["queue".into()].into(),
+            idle_timeout: Duration::from_secs(1),
+            ..LabelSettings::default()
+        };
+        setup.settings.labels.insert(name.into(), settings);
+    }
+    let mut builder = Engine::builder(setup).clock(clock.clone()).audit(launches);
+    let context = BuildContext::new(
+        "",
+        "demo".into(),
+        clock,
+        builder.spawner(),
+        Arc::new(HostSecrets),
+        root.to_owned(),
+    );
+    let queue = json!({
+        "url": format!("http://{address}"),
+        "token": token,
+        "embedded": {"listen": address.to_string()},
+    });
+    let parts = [(PluginKind::Master, "queue", queue), (PluginKind::Provider, "local", json!({}))];
+    for (kind, name, fragment) in parts {
+        let plugin = find(kind, name)?;
+        builder =
+            assemble::plug(builder, &context.named(name), plugin.build, &Fragment::from_value(fragment))?;
+    }
+    Ok(builder.build()?)
+}
+
+/// Reads the audit record for what was launched: some agents live too short a time to be seen by looking.
+#[derive(Clone, Default)]
+struct Launches(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Launches {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Launches {
+    /// Names of all agents whose launch was acknowledged.
+    fn names(&self) -> BTreeSet<String> {
+        let record = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = record.split(|byte| *byte == b'\n');
+        let lines = lines.filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok());
+        let is = |line: &serde_json::Value, key: &str, word: &str| {
+            line.get(key).is_some_and(|value| value == word)
+        };
+        let launched = lines.filter(|line| is(line, "step", "launch") && is(line, "outcome", "done"));
+        launched.filter_map(|line| Some(line.get("agent")?.as_str()?.to_owned())).collect()
+    }
+}
+
+/// Submits all jobs and looks on until they have ended and their agents are gone.
+async fn watch(
+    mix: &[jobs::DemoJob],
+    client: &QueueClient,
+    handle: &Handle,
+    clock: &dyn Clock,
+    output: Output,
+) -> Result<(Vec<Job>, BTreeMap<String, Sighting>)> {
+    let quiet = output == Output::Json;
+    let mut progress = Progress::new(quiet);
+    wait_until_up(client, clock).await?;
+    for job in mix {
+        client.submit(&job.submission).await?;
+    }
+    let mut agents: BTreeMap<String, Sighting> = BTreeMap::new();
+    let mut changed = clock.now();
+    let mut before = String::new();
+    loop {
+        let status = handle.status().await?;
+        let jobs = client.jobs().await?;
+        sight(&status, &mut agents, clock.now());
+        let ended = jobs.iter().filter(|job| job.state.has_ended()).count();
+        let now = summary(&jobs, &status);
+        if now != before {
+            changed = clock.now();
+            progress.show(&now);
+            before = now;
+        }
+        if ended == mix.len() && status.agents.is_empty() {
+            progress.end();
+            return Ok((jobs, agents));
+        }
+        if clock.now().since(changed) > PATIENCE {
+            let agents: Vec<&str> = status.agents.iter().map(|agent| agent.text.as_str()).collect();
+            bail!("nothing has changed for {} s: {before}; agents: {agents:?}", PATIENCE.as_secs());
+        }
+        clock.sleep(LOOK).await;
+    }
+}
+
+async fn wait_until_up(client: &QueueClient, clock: &dyn Clock) -> Result<()> {
+    let since = clock.now();
+    while let Err(error) = client.waiting().await {
+        if clock.now().since(since) > Duration::from_secs(20) {
+            return Err(error).context("the queue does not come up");
+        }
+        clock.sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+fn sight(status: &Status, agents: &mut BTreeMap<String, Sighting>, now: Moment) {
+    for agent in &status.agents {
+        let known = agents.entry(agent.name.to_string()).or_insert_with(|| Sighting {
+            label: agent.label.to_string(),
+            job: None,
+            gone: None,
+        });
+        known.gone = None;
+        known.job = agent.job.clone().or(known.job.take());
+    }
+    for (name, known) in agents {
+        if known.gone.is_none() && !status.agents.iter().any(|agent| agent.name.as_str() == name) {
+            known.gone = Some(now);
+        }
+    }
+}
+
+fn summary(jobs: &[Job], status: &Status) -> String {
+    let mut states: BTreeMap<_, u32> = BTreeMap::new();
+    for job in jobs {
+        *states.entry(job.state).or_insert(0) += 1;
+    }
+    let mut agents: BTreeMap<&str, u32> = BTreeMap::new();
+    for agent in &status.agents {
+        *agents.entry(&agent.state).or_insert(0) += 1;
+    }
+    let jobs: Vec<String> = states
+        .iter()
+        .map(|(state, count)| format!("{count} {}", format!("{state:?}").to_lowercase()))
+        .collect();
+    let agents: Vec<String> = agents.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let agents = if agents.is_empty() { "none".to_owned() } else { agents.join(", ") };
+    format!("jobs: {} | agents: {agents}", jobs.join(", "))
+}
+
+/// One line that is replaced on a terminal; elsewhere plain lines, and not too many of them.
+struct Progress {
+    quiet: bool,
+    terminal: bool,
+    skipped: u32,
+    last: String,
+}
+
+impl Progress {
+    fn new(quiet: bool) -> Self {
+        Self { quiet, terminal: std::io::stderr().is_terminal(), skipped: u32::MAX, last: String::new() }
+    }
+
+    fn show(&mut self, text: &str) {
+        text.clone_into(&mut self.last);
+        if self.quiet {
+        } else if self.terminal {
+            show::progress(text);
+        } else if self.skipped >= 20 {
+            self.skipped = 0;
+            show::aside(text);
+        } else {
+            self.skipped += 1;
+        }
+    }
+
+    fn end(&self) {
+        if self.quiet {
+        } else if self.terminal {
+            show::progress("");
+        } else {
+            show::aside(&self.last);
+        }
+    }
+}
+
+/// What is still there although all should be gone.
+fn left_behind(root: &Path, address: SocketAddr) -> Vec<String> {
+    let mut left = Vec::new();
+    let agents = root.join("local").join("local");
+    for entry in std::fs::read_dir(&agents).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            left.push(format!("directory {}", entry.path().display()));
+        }
+    }
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let inside = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(root));
+        if inside && pid != std::process::id() {
+            left.push(format!("process {pid}"));
+        }
+    }
+    if std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+        left.push(format!("port {}", address.port()));
+    }
+    left
+}

@@ -1,0 +1,104 @@
+//! What people see: tables and sentences. The only module that prints.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this module is the program's output")]
+
+use comfy_table::{Table, presets};
+use kubestack_core::registry::Plugin;
+use kubestack_core::time::{Moment, Span};
+use kubestack_engine::Status;
+use std::io::Write;
+use std::time::Duration;
+
+/// Prints one line; a reader that has gone away (`| head`) is no error.
+pub(crate) fn line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints text as it is.
+pub(crate) fn raw(text: &[u8]) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text).and_then(|()| out.flush());
+}
+
+/// Prints one line for people beside the output proper.
+pub(crate) fn aside(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Replaces the progress line of a terminal.
+pub(crate) fn progress(text: &str) {
+    eprint!("\r\x1b[2K{text}");
+    let _ = std::io::stderr().flush();
+}
+
+/// Prints anything as JSON.
+pub(crate) fn json(value: &impl serde::Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// A table without lines, as tools print them.
+pub(crate) fn table(head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(head.iter().map(|text| text.to_uppercase()));
+    table
+}
+
+/// `3m`, `2h5m`: how long ago, in at most two units.
+pub(crate) fn ago(now: Moment, then: Moment) -> String {
+    let seconds = now.since(then).as_secs();
+    let rounded = match seconds {
+        0..600 => seconds,
+        600..36_000 => seconds / 60 * 60,
+        _ => seconds / 3600 * 3600,
+    };
+    Span(Duration::from_secs(rounded)).to_string()
+}
+
+/// Control characters of hostile names must not reach the terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Agents, demand and what does not answer.
+pub(crate) fn status(status: &Status) {
+    for (reason, what) in [(&status.paused, "paused"), (&status.draining, "draining")] {
+        if let Some(reason) = reason {
+            line(&format!("{what}: {}", plain(reason)));
+        }
+    }
+    let mut agents = table(&["name", "label", "provider", "master", "state", "age", "about"]);
+    for agent in &status.agents {
+        agents.add_row([
+            agent.name.to_string(),
+            agent.label.to_string(),
+            agent.provider.to_string(),
+            agent.master.as_ref().map_or("-".to_owned(), ToString::to_string),
+            agent.state.clone(),
+            ago(status.now, agent.created),
+            plain(&agent.text),
+        ]);
+    }
+    if status.agents.is_empty() {
+        line("no agents");
+    } else {
+        line(&agents.trim_fmt());
+    }
+    for demand in &status.demand {
+        line(&plain(&demand.text));
+    }
+    if status.foreign > 0 {
+        line(&format!("{} jobs wait that no label here can serve", status.foreign));
+    }
+    for system in status.systems.iter().filter(|system| system.error.is_some() || system.stale) {
+        let error = system.error.as_deref().unwrap_or("no answer yet");
+        line(&format!("{} {}: {}", system.kind, system.name, plain(error)));
+    }
+}
+
+/// All plugins.
+pub(crate) fn plugins(plugins: &[&'static Plugin]) {
+    let mut rows = table(&["kind", "type", "summary"]);
+    for plugin in plugins {
+        rows.add_row([plugin.kind().to_string(), plugin.type_name.to_owned(), plugin.summary.to_owned()]);
+    }
+    line(&rows.trim_fmt());
+}
