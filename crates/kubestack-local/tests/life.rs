@@ -82,7 +82,7 @@ async fn all_processes_of_a_unit_end_with_it() {
         pids.push(written_pid(dir.path(), &unit, file).await);
     }
     assert!(pids.iter().all(|pid| alive(*pid)));
-    let bystander = host.launch(2, "sleep 1000").await;
+    let bystander = host.launch(2, "exec sleep 1000").await;
 
     host.destroy(&unit, SOON).await.unwrap();
     view.until("terminating", |units| {
@@ -167,8 +167,8 @@ async fn a_held_unit_is_left_alone_until_it_is_released() {
 async fn a_name_is_launched_once_and_a_directory_of_others_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::new("ci", dir.path());
-    let first = host.launch(1, "sleep 1000").await;
-    assert_eq!(host.launch(1, "sleep 1000").await, first);
+    let first = host.launch(1, "exec sleep 1000").await;
+    assert_eq!(host.launch(1, "exec sleep 1000").await, first);
     assert_eq!(marked(first.uid.as_str()).len(), 1);
 
     let name = host.marks(2).agent();
@@ -223,7 +223,7 @@ async fn what_has_started_is_not_destroyed_as_not_started() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::new("ci", dir.path());
     let mut view = host.view().await;
-    let unit = host.launch(1, "sleep 1000").await;
+    let unit = host.launch(1, "exec sleep 1000").await;
     let mut request = DestroyRequest::new(unit.reference(), SOON);
     request.only_if_not_started = true;
     assert_eq!(host.provider.destroy(&request).await.unwrap_err().kind, ErrorKind::Conflict);

@@ -30,7 +30,7 @@ async fn scope(instance: &str, dir: &Path) -> String {
 async fn units_are_found_again_running_or_ended_in_between() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::new("ci", dir.path());
-    let runs = host.launch(1, "sleep 1000").await;
+    let runs = host.launch(1, "exec sleep 1000").await;
     let ends = host.launch(2, "until test -e go; do sleep 0.02; done; exit 4").await;
     host.provider.mark(&runs.reference(), &MarkPatch::Used("7".into())).await.unwrap();
     host.stop().await;
@@ -114,7 +114,7 @@ async fn a_pid_that_was_used_again_is_never_signalled() {
 async fn two_instances_in_one_directory_do_not_see_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, theirs) = (Host::new("ours", dir.path()), Host::new("theirs", dir.path()));
-    let (mine, yours) = (ours.launch(1, "sleep 1000").await, theirs.launch(1, "sleep 1000").await);
+    let (mine, yours) = (ours.launch(1, "exec sleep 1000").await, theirs.launch(1, "exec sleep 1000").await);
     let (mut view, mut their_view) = (ours.view().await, theirs.view().await);
     view.next().await.unwrap();
     their_view.next().await.unwrap();
@@ -171,8 +171,8 @@ async fn a_directory_removed_by_hand_ends_its_processes() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::new("ci", dir.path());
     let mut view = host.view().await;
-    let seen = host.launch(1, "sleep 1000").await;
-    let unseen = host.launch(2, "sleep 1000").await;
+    let seen = host.launch(1, "exec sleep 1000").await;
+    let unseen = host.launch(2, "exec sleep 1000").await;
     view.until("running", |units| units.len() == 2).await;
     fs::remove_dir_all(dir.path().join(seen.name.as_str())).unwrap();
     view.until_gone(&seen).await;
@@ -193,7 +193,7 @@ async fn a_root_that_vanishes_is_an_error_and_not_an_empty_view() {
     let root = dir.path().join("a/b");
     let host = Host::new("ci", &root);
     let mut view = host.view().await;
-    let unit = host.launch(1, "sleep 1000").await;
+    let unit = host.launch(1, "exec sleep 1000").await;
     view.until("running", |units| units.len() == 1).await;
     fs::rename(dir.path().join("a"), dir.path().join("moved")).unwrap();
     let error = loop {
