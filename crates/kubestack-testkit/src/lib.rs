@@ -1,0 +1,11 @@
+//! What tests KubeStack, published for plugin authors.
+//!
+//! ```text
+//!  seed ─► scenario ─► run: real engine ◄─► simulated systems behind the four traits ─► Report
+//!                        ▲ crash, restart        ▲ faults        └─ oracle, which knows the truth
+//! ```
+//!
+//! What this crate deliberately does not know: how the planner sees things. The oracle judges by what is really the
+//! case on the simulated systems.
+
+pub mod sim;
