@@ -101,16 +101,9 @@ impl Handle {
 pub(crate) fn apply(
     command: Command,
     intent: &mut Intent,
-    find: impl Fn(&str) -> Option<AgentName>,
+    find: impl Fn(&str) -> Result<AgentName>,
     labels: &[&str],
 ) -> Result<String> {
-    let agent = |id: &str| {
-        find(id).ok_or_else(|| {
-            Error::not_found(format!(
-                "there is no agent with the name or uid `{id}`; `kubestack list` shows them"
-            ))
-        })
-    };
     Ok(match command {
         Command::Pause { reason } => {
             intent.paused = Some(reason);
@@ -138,7 +131,7 @@ pub(crate) fn apply(
             format!("an agent of label {label} is launched as soon as the caps allow it")
         }
         Command::Delete { id, force } => {
-            let name = agent(&id)?;
+            let name = find(&id)?;
             intent.deletes.insert(name.clone(), force);
             if force {
                 format!("{name} is taken away now, whatever it does")
@@ -147,12 +140,12 @@ pub(crate) fn apply(
             }
         }
         Command::Hold { id, reason } => {
-            let name = agent(&id)?;
+            let name = find(&id)?;
             intent.holds.insert(name.clone(), Hold::Hold(reason));
             format!("{name} is held: nothing touches it until it is released")
         }
         Command::Release { id } => {
-            let name = agent(&id)?;
+            let name = find(&id)?;
             intent.holds.insert(name.clone(), Hold::Release);
             format!("{name} goes on where it was")
         }

@@ -434,13 +434,23 @@ impl Leader {
     }
 
     /// The agent with that name or uid.
-    fn find(&self, id: &str) -> Option<AgentName> {
-        kubestack_planner::agent::agents(&self.world)
-            .iter()
-            .find(|agent| {
-                agent.name.as_str() == id || agent.unit.is_some_and(|unit| unit.unit.uid.as_str() == id)
-            })
-            .map(|agent| agent.name.clone())
+    fn find(&self, id: &str) -> Result<AgentName> {
+        let agents = kubestack_planner::agent::agents(&self.world);
+        let found = agents.iter().find(|agent| {
+            agent.name.as_str() == id || agent.unit.is_some_and(|unit| unit.unit.uid.as_str() == id)
+        });
+        if let Some(agent) = found {
+            return Ok(agent.name.clone());
+        }
+        let unseen = self.world.providers.iter().find(|(_, state)| state.complete.is_none());
+        Err(match unseen {
+            Some((provider, _)) => Error::transient(format!(
+                "provider {provider} has not answered yet, so `{id}` may be there; try again"
+            )),
+            None => Error::not_found(format!(
+                "there is no agent with the name or uid `{id}`; `kubestack list` shows them"
+            )),
+        })
     }
 
     fn reconfigure(&mut self, mut setup: Setup) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::UNIT_ENV;
 use crate::disk::{Exit, Leader};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, getpid, pidfd_open, pidfd_send_signal, waitid,
@@ -11,8 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 
 /// Most of an environment that is read: the kernel allows a quarter of the stack limit, 2 MiB by default.
 const ENVIRON_READ: u64 = 4 * 1024 * 1024;
@@ -106,13 +105,12 @@ impl Handle {
     }
 
     /// Waits until it has ended. Cancel-safe.
-    #[expect(
-        deprecated,
-        reason = "a borrowed handle stays open as long as it lives, and the successor can only be called in an unsafe block"
-    )]
+    ///
+    /// A pidfd becomes readable at the end of its process. tokio's `AsyncFd` would be the name for it, but
+    /// its constructors are unsafe, since they take what does not own its descriptor. A pipe's receiver
+    /// owns it, waits for the same readiness, and is never read from.
     pub async fn ended(&self) -> io::Result<()> {
-        let fd: AsyncFd<BorrowedFd<'_>> = AsyncFd::with_interest(self.0.as_fd(), Interest::READABLE)?;
-        fd.readable().await.map(drop)
+        Receiver::from_owned_fd_unchecked(self.0.try_clone()?)?.readable().await
     }
 
     /// Fetches the exit status, which only its parent can, and only once.

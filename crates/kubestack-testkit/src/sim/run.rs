@@ -8,14 +8,17 @@ use super::truth::{Event, Truth, Violation};
 use kubestack_core::agent::Drained;
 use kubestack_core::cause::FailureCause;
 use kubestack_core::context::Clock;
+use kubestack_core::error::ErrorKind;
 use kubestack_core::name::Uid;
 use kubestack_core::provider::UnitPhase;
 use kubestack_engine::coordination::MemoryCoordination;
 use kubestack_engine::{Command, Engine, Handle, Setup};
 use kubestack_planner::settings::SourceSettings;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -167,6 +170,8 @@ impl Stage {
         let mut polls_left: Option<u32> = None;
         let mut stopping = false;
         let mut wishes: Vec<Running> = Vec::new();
+        // The operator repeats a wish that nobody acknowledged.
+        let unheard: Rc<RefCell<Vec<Command>>> = Rc::default();
         loop {
             let rest = self.rest();
             let clock = self.sim.clock;
@@ -186,6 +191,9 @@ impl Stage {
             })
             .await;
             if let Some(end) = event {
+                let again = self.elapsed() + Duration::from_secs(1);
+                drop(wishes);
+                self.later.extend(unheard.borrow_mut().drain(..).map(|command| (again, command)));
                 return end;
             }
             if self.is_over() {
@@ -203,16 +211,16 @@ impl Stage {
                     }
                     Meddling::NewTemplates => wishes.push(self.new_templates(handle)),
                     Meddling::ForgetMemory => self.coordination.forget(),
-                    what => {
-                        wishes.extend(self.meddle(what, now).into_iter().map(|command| wish(handle, command)))
-                    }
+                    what => wishes.extend(
+                        self.meddle(what, now).into_iter().map(|command| wish(handle, command, &unheard)),
+                    ),
                 }
             }
             let due = |(at, _): &(Duration, Command)| *at <= now;
             let ready: Vec<Command> =
                 self.later.iter().filter(|wish| due(wish)).map(|(_, wish)| wish.clone()).collect();
             self.later.retain(|wish| !due(wish));
-            wishes.extend(ready.into_iter().map(|command| wish(handle, command)));
+            wishes.extend(ready.into_iter().map(|command| wish(handle, command, &unheard)));
         }
     }
 
@@ -328,9 +336,18 @@ impl Stage {
     }
 }
 
-fn wish(handle: &Handle, command: Command) -> Running {
-    let handle = handle.clone();
+/// Sends a wish. Until it is acknowledged it counts as unheard.
+fn wish(handle: &Handle, command: Command, unheard: &Rc<RefCell<Vec<Command>>>) -> Running {
+    let (handle, unheard) = (handle.clone(), unheard.clone());
+    unheard.borrow_mut().push(command.clone());
     Box::pin(async move {
-        let _ = handle.command(command).await;
+        let mut answer = handle.command(command.clone()).await;
+        while answer.as_ref().is_err_and(|error| error.kind == ErrorKind::Transient) {
+            SimClock::start().sleep(Duration::from_secs(1)).await;
+            answer = handle.command(command.clone()).await;
+        }
+        if !answer.is_err_and(|error| error.kind == ErrorKind::Conflict) {
+            unheard.borrow_mut().retain(|known| *known != command);
+        }
     })
 }
