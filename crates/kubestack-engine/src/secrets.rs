@@ -30,9 +30,14 @@ impl Secrets for HostSecrets {
             SecretRef::File(reference) => {
                 let path = reference.file.display();
                 let wrong = |what: String| Error::invalid(format!("the secret file {path} {what}"));
-                let file = std::fs::File::open(&reference.file).map_err(|error| {
+                let unopened = |error: std::io::Error| {
                     wrong(format!("cannot be opened: {error}; check its path and permissions"))
-                })?;
+                };
+                // Before it is opened: to open a pipe would wait for a writer.
+                if !std::fs::metadata(&reference.file).map_err(unopened)?.is_file() {
+                    return Err(wrong("is not a regular file; correct its path".to_owned()));
+                }
+                let file = std::fs::File::open(&reference.file).map_err(unopened)?;
                 let mut text = String::new();
                 file.take(MAX + 1)
                     .read_to_string(&mut text)

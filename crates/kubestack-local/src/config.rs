@@ -31,8 +31,8 @@ impl Default for LocalConfig {
 
 fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn SlaveProvider>> {
     let config: LocalConfig = fragment.parse()?;
-    if fragment.value().get("command").is_some() && config.command.iter().all(String::is_empty) {
-        return Err(fragment.error("command", "is empty; name a program, or leave the key out"));
+    if fragment.value().get("command").is_some() && config.command.first().is_none_or(String::is_empty) {
+        return Err(fragment.error("command", "names no program; name one, or leave the key out"));
     }
     Ok(Box::new(LocalProvider::new(context, config)?))
 }

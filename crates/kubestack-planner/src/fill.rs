@@ -65,6 +65,9 @@ pub(crate) struct Filling<'a, 'w> {
     /// Surplus that stays ready before demand comes.
     pub warm: BTreeSet<usize>,
     retired: BTreeSet<usize>,
+    /// Caps that a class with a better claim waits for: nobody else takes what becomes free there in pieces
+    /// too small for it.
+    reserved: BTreeSet<Scope>,
 }
 
 impl<'a, 'w> Filling<'a, 'w> {
@@ -92,7 +95,16 @@ impl<'a, 'w> Filling<'a, 'w> {
                 warm.insert(*index);
             }
         }
-        Self { world, agents, room, serial: world.next_serial, surplus, warm, retired: BTreeSet::new() }
+        Self {
+            world,
+            agents,
+            room,
+            serial: world.next_serial,
+            surplus,
+            warm,
+            retired: BTreeSet::new(),
+            reserved: BTreeSet::new(),
+        }
     }
 
     /// Grants room to classes, one agent at a time, until nobody with a claim has room.
@@ -140,7 +152,8 @@ impl<'a, 'w> Filling<'a, 'w> {
                         heap.push(contender);
                     }
                 }
-                Err(blocker) => {
+                Err((blocker, place)) => {
+                    self.reserve(&blocker, place);
                     if let Blocker::Caps { full } = &blocker {
                         // One agent per missing grant; the class stays out of the race, the room that it
                         // waits for is not there yet.
@@ -178,16 +191,35 @@ impl<'a, 'w> Filling<'a, 'w> {
     }
 
     /// The first eligible place with room; otherwise what stands in the way at the place nearest to it.
-    fn place(&self, key: &'w ClassKey) -> Result<Place<'w>, Blocker> {
-        let mut nearest: Option<(bool, Blocker)> = None;
+    fn place(&self, key: &'w ClassKey) -> Result<Place<'w>, (Blocker, Option<Place<'w>>)> {
+        let mut nearest: Option<(bool, Blocker, Place<'w>)> = None;
         for place in self.places(key) {
-            let Some(blocker) = self.room.blocker(place) else { return Ok(place) };
+            let Some(blocker) = self.blocker(place) else { return Ok(place) };
             let caps = matches!(blocker, Blocker::Caps { .. });
-            if nearest.as_ref().is_none_or(|(known, _)| caps && !known) {
-                nearest = Some((caps, blocker));
+            if nearest.as_ref().is_none_or(|(known, ..)| caps && !known) {
+                nearest = Some((caps, blocker, place));
             }
         }
-        Err(nearest.map_or(Blocker::Nowhere, |(_, blocker)| blocker))
+        Err(nearest.map_or((Blocker::Nowhere, None), |(_, blocker, place)| (blocker, Some(place))))
+    }
+
+    /// What stands in the way of one more launch there, the claims of others included.
+    fn blocker(&self, place: Place<'w>) -> Option<Blocker> {
+        self.room.blocker(place).or_else(|| {
+            let full: Vec<Scope> = place.scopes().filter(|scope| self.reserved.contains(scope)).collect();
+            (!full.is_empty()).then_some(Blocker::Caps { full })
+        })
+    }
+
+    /// Keeps a shared cap for a class that waits for it and nothing else, and that it can hold at all.
+    fn reserve(&mut self, blocker: &Blocker, place: Option<Place<'w>>) {
+        if let (Blocker::Caps { full }, Some(place)) = (blocker, place)
+            && let [scope] = full.as_slice()
+            && !matches!(scope, Scope::Label(_))
+            && self.room.could_ever_hold(place)
+        {
+            self.reserved.insert(scope.clone());
+        }
     }
 
     /// Where agents for the class could run, in order of preference.
@@ -289,7 +321,7 @@ impl<'a, 'w> Filling<'a, 'w> {
                 .flat_map(|provider| {
                     masters.iter().map(move |master| Place { label, provider, master: *master })
                 })
-                .find(|place| self.room.blocker(*place).is_none());
+                .find(|place| self.blocker(*place).is_none());
             if let Some(place) = place {
                 let class = BTreeSet::from([label.clone()]);
                 self.launch(place, None, &class, Some(*request), Reason::Operator, draft);
@@ -318,7 +350,7 @@ impl<'a, 'w> Filling<'a, 'w> {
                     let places = settings.providers.iter().map(|provider| Place { label, provider, master });
                     let mut blocked = None;
                     let place = places.into_iter().find(|place| {
-                        blocked = self.room.blocker(*place);
+                        blocked = self.blocker(*place);
                         blocked.is_none()
                     });
                     let Some(place) = place else {

@@ -120,6 +120,15 @@ pub(crate) struct Place<'a> {
     pub master: Option<&'a MasterName>,
 }
 
+impl Place<'_> {
+    /// Every cap on its way.
+    pub fn scopes(&self) -> impl Iterator<Item = Scope> + use<> {
+        let master = self.master.cloned().map(Scope::Master);
+        let own = [Scope::Global, Scope::Label(self.label.clone()), Scope::Provider(self.provider.clone())];
+        own.into_iter().chain(master)
+    }
+}
+
 /// Everything that stands between a wish and a launch.
 pub(crate) struct Room<'a> {
     world: &'a World,
@@ -252,6 +261,20 @@ impl<'a> Room<'a> {
         let used = self.since_read.get(place.provider).unwrap_or(&none);
         let provider = place.provider.clone();
         (!free.allows(used, resources)).then_some(Blocker::PlatformFull { provider })
+    }
+
+    /// Whether its caps could hold such an agent if nothing else were there.
+    pub fn could_ever_hold(&self, place: Place<'_>) -> bool {
+        let settings = &self.world.settings;
+        let resources = self.resources(place.label);
+        let master = place.master.and_then(|master| settings.masters.get(master)).map(|master| &master.limit);
+        let limits = [
+            Some(&settings.limit),
+            settings.labels.get(place.label).map(|label| &label.limit),
+            settings.providers.get(place.provider).map(|provider| &provider.limit),
+            master,
+        ];
+        limits.into_iter().flatten().all(|limit| Usage::default().allows(limit, resources))
     }
 
     /// What else stands in the way than caps.

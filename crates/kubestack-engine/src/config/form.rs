@@ -1,6 +1,7 @@
 //! The form of the file, section by section.
 
 use kubestack_core::config::SecretRef;
+use kubestack_core::registry::nearest;
 use kubestack_core::resources::Quantity;
 use kubestack_core::time::Span;
 use kubestack_planner::settings::{Limit, Policy};
@@ -32,8 +33,22 @@ pub(super) const SECTIONS: [&str; 13] = [
 #[serde(default)]
 pub(super) struct LimitForm {
     agents: Option<u32>,
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "resources")]
     resources: BTreeMap<String, Quantity>,
+}
+
+/// Any name may be a resource; one that looks like a known key is that key, misspelt. Taken as a resource it
+/// would limit nothing.
+fn resources<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Quantity>, D::Error> {
+    const KEYS: [&str; 3] = ["agents", "cpu", "memory"];
+    let resources = BTreeMap::<String, Quantity>::deserialize(from)?;
+    for name in resources.keys().filter(|name| !KEYS.contains(&name.as_str())) {
+        if let Some(near) = nearest(name, KEYS) {
+            let text = format!("there is no resource `{name}`, did you mean `{near}`?");
+            return Err(serde::de::Error::custom(text));
+        }
+    }
+    Ok(resources)
 }
 
 impl LimitForm {

@@ -42,7 +42,7 @@ pub struct Config {
 }
 
 /// One plugin to build.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct PluginEntry {
     /// Its name.
@@ -55,6 +55,18 @@ pub struct PluginEntry {
     pub masters: BTreeSet<MasterName>,
     /// Of a demand listener: it is one of several views of one queue.
     pub merge_group: Option<String>,
+}
+
+impl fmt::Debug for PluginEntry {
+    /// Without the fragment: it may hold secrets in the clear.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginEntry")
+            .field("name", &self.name)
+            .field("type_name", &self.type_name)
+            .field("masters", &self.masters)
+            .field("merge_group", &self.merge_group)
+            .finish_non_exhaustive()
+    }
 }
 
 /// All that is wrong with a file, a line each: file, line, column, key, and what to do.
@@ -102,6 +114,16 @@ impl Config {
     }
 }
 
+/// What is wrong with a name that nothing carries.
+fn dangling(what: &str, name: &str, known: &[String]) -> Option<String> {
+    if known.iter().any(|known| known == name) {
+        return None;
+    }
+    let near = nearest(name, known.iter().map(String::as_str));
+    let hint = near.map_or(String::new(), |near| format!(", did you mean `{near}`?"));
+    Some(format!("there is no {what} called `{name}`{hint} (known: {})", known.join(", ")))
+}
+
 struct Reader {
     root: Map<String, Value>,
     positions: Arc<Positions>,
@@ -115,11 +137,43 @@ impl Reader {
 
     fn section<T: serde::de::DeserializeOwned + Default>(&mut self, name: &str) -> T {
         let Some(value) = self.root.get(name).cloned() else { return T::default() };
-        let fragment = Fragment::new(value, name, self.positions.clone());
-        fragment.parse().unwrap_or_else(|error| {
+        self.form(name, value, &[]).unwrap_or_default()
+    }
+
+    /// The value as a `T`. If it is none, each key is tried alone, beside those that `T` cannot do without:
+    /// one wrong key hides no other.
+    fn form<T: serde::de::DeserializeOwned>(
+        &mut self,
+        path: &str,
+        value: Value,
+        needed: &[&str],
+    ) -> Option<T> {
+        let positions = self.positions.clone();
+        let parse = |value| Fragment::new(value, path, positions.clone()).parse::<T>();
+        let error = match parse(value.clone()) {
+            Ok(form) => return Some(form),
+            Err(error) => error,
+        };
+        let before = self.problems.len();
+        for (key, value) in value.as_object().into_iter().flatten() {
+            let mut alone: Map<String, Value> =
+                needed.iter().map(|name| ((*name).to_owned(), Value::from("x"))).collect();
+            alone.insert(key.clone(), value.clone());
+            let Err(error) = parse(Value::Object(alone)) else { continue };
+            let unknown = format!("unknown field `{key}`");
+            match error.message.split_once(&unknown) {
+                Some((_, known)) => {
+                    let near = nearest(key, known.split('`').skip(1).step_by(2));
+                    let hint = near.map_or(known.to_owned(), |near| format!(", did you mean `{near}`?"));
+                    self.problem(&format!("{path}.{key}"), format!("{unknown}{hint}"));
+                }
+                None => self.problems.push(error.message),
+            }
+        }
+        if self.problems.len() == before {
             self.problems.push(error.message);
-            T::default()
-        })
+        }
+        None
     }
 
     /// The items of a list, each with its path.
@@ -221,14 +275,15 @@ impl Reader {
         masters: &[String],
     ) -> (Vec<PluginEntry>, Vec<Limit>) {
         let items = self.list(section);
-        let paths: Vec<String> = items.iter().map(|(path, _)| path.clone()).collect();
         let (mut entries, limits) = self.entries(items, kind);
-        for (entry, path) in entries.iter_mut().zip(paths) {
+        for entry in &mut entries {
             if entry.masters.is_empty() {
                 entry.masters = masters.iter().map(MasterName::new).collect();
             }
             for name in entry.masters.clone() {
-                self.reference(&format!("{path}.masters"), "master", name.as_str(), masters);
+                if let Some(text) = dangling("master", name.as_str(), masters) {
+                    self.problems.push(entry.fragment.error("masters", text).message);
+                }
             }
         }
         (entries, limits)
@@ -238,14 +293,7 @@ impl Reader {
         let mut entries: Vec<PluginEntry> = Vec::new();
         let mut limits = Vec::new();
         for (path, item) in items {
-            let fragment = Fragment::new(item.clone(), &path, self.positions.clone());
-            let form: EntryForm = match fragment.parse() {
-                Ok(form) => form,
-                Err(error) => {
-                    self.problems.push(error.message);
-                    continue;
-                }
-            };
+            let Some(form) = self.form::<EntryForm>(&path, item.clone(), &["name", "type"]) else { continue };
             self.name(&path, &form.name);
             if entries.iter().any(|entry| entry.name == form.name) {
                 self.problem(
@@ -281,17 +329,6 @@ impl Reader {
         }
     }
 
-    fn reference(&mut self, path: &str, what: &str, name: &str, known: &[String]) {
-        if !known.iter().any(|known| known == name) {
-            let near = nearest(name, known.iter().map(String::as_str));
-            let hint = near.map_or(String::new(), |near| format!(", did you mean `{near}`?"));
-            self.problem(
-                path,
-                format!("there is no {what} called `{name}`{hint} (known: {})", known.join(", ")),
-            );
-        }
-    }
-
     /// Without a name of its own, an installation is named after its masters' addresses: two installations
     /// never adopt each other's agents.
     fn instance(&mut self, masters: &[PluginEntry]) -> InstanceName {
@@ -322,13 +359,7 @@ impl Reader {
         }
         let mut unlabelled: BTreeMap<String, String> = BTreeMap::new();
         for (path, item) in items {
-            let form: LabelForm = match Fragment::new(item, &path, self.positions.clone()).parse() {
-                Ok(form) => form,
-                Err(error) => {
-                    self.problems.push(error.message);
-                    continue;
-                }
-            };
+            let Some(form) = self.form::<LabelForm>(&path, item, &["name"]) else { continue };
             self.name(&path, &form.name);
             if setup.labels.contains_key(form.name.as_str()) {
                 self.problem(&format!("{path}.name"), format!("there are two labels called `{}`", form.name));
@@ -337,8 +368,8 @@ impl Reader {
             let mut choose = |names: &Option<Names>, known: &[String], key: &str, what: &str| match names {
                 Some(names) => {
                     let names = names.list();
-                    for name in &names {
-                        self.reference(&format!("{path}.{key}"), what, name, known);
+                    for text in names.iter().filter_map(|name| dangling(what, name, known)) {
+                        self.problem(&format!("{path}.{key}"), text);
                     }
                     names
                 }

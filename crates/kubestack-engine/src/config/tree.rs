@@ -13,15 +13,42 @@ enum Tree {
     Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
+/// Enough for any template; recursion stays bounded.
+const MAX_DEPTH: usize = 64;
+/// What aliases may blow a file up to, in parser events.
+const MAX_REPLAYED: usize = 100_000;
+
 /// Reads a document.
 pub(super) fn read(text: &str, file: &str) -> Result<(Value, Positions), String> {
     let mut positions = Positions { file: file.to_owned(), ..Positions::default() };
     if text.trim().is_empty() {
         return Err(format!("{file}: is empty; see examples/ for a config to start from"));
     }
-    let tree: Spanned<Tree> = serde_saphyr::from_str(text).map_err(|error| format!("{file}: {error}"))?;
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: 1 },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
+        // `no`, `on` and `0755` are texts to whoever writes a name.
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        // A snippet would show the secrets around the place.
+        with_snippet: false,
+    };
+    let tree: Spanned<Tree> =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| problem(file, &error))?;
     let value = place(tree.value, String::new(), &mut positions);
     Ok((value, positions))
+}
+
+/// The parser's words behind the place in our own form, in one line.
+fn problem(file: &str, error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let text = text.lines().next().unwrap_or_default();
+    let text = text.rfind(" at line ").and_then(|end| text.get(..end)).unwrap_or(text);
+    let place = error.location().map(|location| position(&location)).filter(|place| place.line > 0);
+    match place {
+        Some(Position { line, column }) => format!("{file}:{line}:{column}: {text}"),
+        None => format!("{file}: {text}"),
+    }
 }
 
 fn place(tree: Tree, path: String, positions: &mut Positions) -> Value {

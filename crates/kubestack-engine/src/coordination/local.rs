@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What outlives the daemon.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Kept {
     term: u64,
     /// The leader of that term stopped in good order.
@@ -26,7 +27,7 @@ struct Kept {
 /// The lead, while it is held.
 struct Held {
     /// The lock lives as long as this file is open; the system releases it when the process dies.
-    _lock: File,
+    lock: File,
     kept: Kept,
 }
 
@@ -62,7 +63,13 @@ impl LocalCoordination {
         })?;
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(|error| fault("cannot open", &path, &error, "check its permissions"))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        if let Err(error) = locked
+            && error != rustix::io::Errno::WOULDBLOCK
+        {
+            return Err(fault("cannot lock", &path, &error.into(), "keep it on a local disk"));
+        }
+        if locked.is_err() {
             let mut holder = String::new();
             let _ = (&file).take(64).read_to_string(&mut holder);
             let holder = holder.trim();
@@ -84,12 +91,24 @@ impl LocalCoordination {
 
     fn read(&self) -> Result<Kept> {
         let path = self.file();
-        let term = std::fs::read_to_string(self.term_file()).ok().and_then(|text| text.trim().parse().ok());
+        let noted = match std::fs::read_to_string(self.term_file()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            text => Some(text.ok().and_then(|text| text.trim().parse::<u64>().ok())),
+        };
+        let term = noted.flatten();
         let kept = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice::<Kept>(&bytes).map_err(|error| error.to_string()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Kept::default()),
             Err(error) => return Err(fault("cannot read", &path, &error, "check its permissions")),
         };
+        if kept.is_err() && term.is_none() {
+            // A term used twice would give an agent's name twice. To guess is not safe; to ask is.
+            return Err(Error::invalid(format!(
+                "neither state.json nor term in {} can be read, so the last term is not known; write a number \
+                 larger than the term of any agent (`<instance>-<label>-<term>-<serial>`) into the file term",
+                self.dir.display()
+            )));
+        }
         let mut kept = kept.unwrap_or_else(|error| {
             let aside = self.dir.join(format!("state.damaged-{}", term.unwrap_or(0)));
             let _ = std::fs::rename(&path, &aside);
@@ -111,8 +130,12 @@ impl LocalCoordination {
     fn change(&self, change: impl FnOnce(&mut Kept)) -> Result<()> {
         let mut held = self.held();
         let held = held.as_mut().ok_or_else(|| Error::conflict("this daemon does not lead any more"))?;
-        change(&mut held.kept);
-        self.write(&held.kept)
+        // What did not reach the disk is not kept, and must not reach it with a later change.
+        let mut kept = held.kept.clone();
+        change(&mut kept);
+        self.write(&kept)?;
+        held.kept = kept;
+        Ok(())
     }
 }
 
@@ -146,12 +169,17 @@ impl Coordination for LocalCoordination {
         replace(&self.term_file(), kept.term.to_string().as_bytes())?;
         self.write(&kept)?;
         let leadership = Leadership::new(kept.term, clean, kept.memory.clone(), kept.intent.clone());
-        *self.held() = Some(Held { _lock: lock, kept });
+        *self.held() = Some(Held { lock, kept });
         Ok(leadership)
     }
 
     fn holds(&self) -> bool {
-        self.held().is_some()
+        let held = self.held();
+        let Some(Held { lock, .. }) = held.as_ref() else { return false };
+        // Where somebody removed the directory, another daemon can lock a new file of the same name.
+        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let named = std::fs::metadata(self.dir.join("lock")).map(id);
+        matches!((lock.metadata().map(id), named), (Ok(ours), Ok(named)) if ours == named)
     }
 
     async fn save_intent(&self, intent: Value) -> Result<()> {
@@ -163,11 +191,9 @@ impl Coordination for LocalCoordination {
     }
 
     async fn release(&self, clean: bool) -> Result<()> {
-        if self.holds() {
-            self.change(|kept| kept.clean = clean)?;
-            *self.held() = None;
-        }
-        Ok(())
+        let kept = if self.holds() { self.change(|kept| kept.clean = clean) } else { Ok(()) };
+        *self.held() = None;
+        kept
     }
 }
 
@@ -211,7 +237,7 @@ mod tests {
         let second = LocalCoordination::new(dir.path());
         let leadership = second.acquire().await.unwrap();
         assert!(!leadership.clean_predecessor, "the first one crashed");
-        assert_eq!(leadership.intent["paused"], "x");
+        assert_eq!(leadership.intent, serde_json::json!({"paused": "x"}));
         second.release(true).await.unwrap();
         assert!(!second.holds());
         assert!(LocalCoordination::new(dir.path()).acquire().await.unwrap().clean_predecessor);

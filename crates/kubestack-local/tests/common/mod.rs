@@ -7,7 +7,7 @@ use kubestack_core::secrecy::SecretString;
 use kubestack_core::time::Span;
 use kubestack_local::{LocalConfig, LocalProvider};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Clock for RealClock {
 
 /// Ends its tasks when dropped, as the engine does when it stops.
 #[derive(Default)]
-struct Tasks(Mutex<JoinSet<()>>);
+pub struct Tasks(Mutex<JoinSet<()>>);
 
 impl Spawner for Tasks {
     fn spawn(&self, _: &str, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
@@ -48,6 +48,16 @@ impl Secrets for PlainSecrets {
             _ => Err(Error::invalid("only texts here")),
         }
     }
+}
+
+/// What the engine hands to the provider `local` of that instance, and the tasks it starts.
+pub fn context(instance: &str, state_dir: &Path) -> (BuildContext, Arc<Tasks>) {
+    let tasks = Arc::new(Tasks::default());
+    let spawner = Arc::<Tasks>::clone(&tasks);
+    let secrets = Arc::new(PlainSecrets);
+    let state_dir = state_dir.to_owned();
+    let clock = Arc::new(RealClock);
+    (BuildContext::new("local", instance.into(), clock, spawner, secrets, state_dir), tasks)
 }
 
 /// One daemon's worth of provider.
@@ -72,15 +82,7 @@ impl Host {
     }
 
     pub fn with(instance: &str, config: LocalConfig) -> Self {
-        let tasks = Arc::new(Tasks::default());
-        let context = BuildContext::new(
-            "local",
-            instance.into(),
-            Arc::new(RealClock),
-            Arc::<Tasks>::clone(&tasks),
-            Arc::new(PlainSecrets),
-            PathBuf::from("/nonexistent"),
-        );
+        let (context, tasks) = context(instance, Path::new("/nonexistent"));
         Self { provider: LocalProvider::new(&context, config).unwrap(), instance: instance.into(), tasks }
     }
 
