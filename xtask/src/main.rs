@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a tool for the terminal")]
 #![expect(clippy::disallowed_methods, reason = "times its steps in real time")]
 
+mod breakages;
 mod counts;
 mod rooms;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 const HELP: &str = "\
 cargo xtask test     all tests; the last line counts them
 cargo xtask ci       what must pass before anything lands
+cargo xtask breakages  breaks copies of the sources; each breakage must be caught
 cargo xtask verify   ci, and the long runs with their figures
 ";
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let done = match task.as_str() {
         "test" => test(&mut steps),
         "ci" => ci(&mut steps),
+        "breakages" => steps.check("breakages", breakages::check),
         "verify" => verify(&mut steps),
         _ => {
             print!("{HELP}");
@@ -69,7 +72,11 @@ fn ci(steps: &mut Steps) -> Result<()> {
 
 fn verify(steps: &mut Steps) -> Result<()> {
     ci(steps)?;
-    steps.run("demo, 200 jobs", cargo(["run", "--release", "--", "demo", "--jobs", "200"]))
+    steps.run("demo, 200 jobs", cargo(["run", "--release", "--", "demo", "--jobs", "200"]))?;
+    let mut seeds = cargo(["test", "-p", "kubestack-testkit", "--test", "seeds", "--", "--nocapture"]);
+    seeds.env("KUBESTACK_SEEDS", "2000..22000");
+    steps.run("20,000 seeds", seeds)?;
+    steps.check("breakages", breakages::check)
 }
 
 /// Where cargo-deny is; installed outside the checkout if it is not on this machine.

@@ -10,14 +10,14 @@ use kubestack_core::error::ErrorKind;
 use kubestack_core::marks::Marks;
 use kubestack_core::master::MasterCapabilities;
 use kubestack_core::name::{AgentName, LabelName, Uid};
-use kubestack_core::provider::{ProviderCapabilities, Unit, UnitPhase};
+use kubestack_core::provider::{MarkPatch, ProviderCapabilities, Unit, UnitPhase};
 use kubestack_core::resources::Resources;
 use kubestack_core::time::Moment;
 use kubestack_planner::settings::{
     LabelSettings, Limit, MasterSettings, ProviderSettings, Settings, SourceSettings,
 };
 use kubestack_planner::{Fact, Intent, Launch, Outcome, Plan, Step, World, check, plan};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// That many seconds after the start of the test.
@@ -251,7 +251,9 @@ impl Who {
     pub fn node_seen(&self, seen: &Seen) -> Option<AgentView> {
         self.marks.master.as_ref()?;
         let mut node = AgentView::new(self.name().as_str());
-        node.marks = Some(Marks { used: None, held: None, ..self.marks.clone() });
+        let mut marks = self.marks.clone();
+        (marks.used, marks.held) = (None, None);
+        node.marks = Some(marks);
         let busy = Activity::Slots { used: 1, total: 1 };
         match seen {
             Seen::UnitOnly | Seen::PendingOnly | Seen::EndedOnly | Seen::Terminating | Seen::Remnant => {
@@ -278,12 +280,14 @@ impl Who {
 #[derive(Clone)]
 pub struct Stage {
     pub world: World,
+    /// What was written on units: later looks show it.
+    written: BTreeMap<AgentName, Vec<MarkPatch>>,
 }
 
 impl Stage {
     /// A leader that has waited for the sends of the one before.
     pub fn new(settings: Settings) -> Self {
-        Self { world: World::new("ci".into(), 1, settings, at(0)) }
+        Self { world: World::new("ci".into(), 1, settings, at(0)), written: BTreeMap::new() }
     }
 
     pub fn fact(&mut self, time: u64, fact: Fact) -> &mut Self {
@@ -303,10 +307,18 @@ impl Stage {
                 .iter()
                 .filter(|(who, _)| who.marks.provider == provider)
                 .filter_map(|(who, seen)| who.unit_seen(seen))
+                .map(|unit| self.as_written(unit))
                 .collect();
             self.fact(time, Fact::Units(provider, at(time), units));
         }
         self
+    }
+
+    fn as_written(&self, mut unit: Unit) -> Unit {
+        for patch in self.written.get(&unit.name).into_iter().flatten() {
+            patch.apply(&mut unit.marks);
+        }
+        unit
     }
 
     pub fn see_nodes(&mut self, time: u64, agents: &[(&Who, Seen)]) -> &mut Self {
@@ -384,6 +396,9 @@ impl Stage {
         let plan = self.settle(time);
         for planned in &plan.steps {
             self.fact(time, Fact::Sent(planned.step.clone()));
+            if let Step::Mark { agent, patch, .. } = &planned.step {
+                self.written.entry(agent.clone()).or_default().push(patch.clone());
+            }
             let outcome = match &planned.step {
                 Step::Launch(launch) => Outcome::Unit(self.unit_of(launch, time)),
                 _ => Outcome::Done,
