@@ -1,7 +1,6 @@
 //! The daemon is killed (-9) at random moments under load and started again: every job ends, and nothing is left.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::print_stdout,
     reason = "a test stops where its own set-up fails, and prints figures"
 )]

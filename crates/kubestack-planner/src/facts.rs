@@ -268,6 +268,8 @@ impl World {
         let success = unit.phase == UnitPhase::Running && unit.marks.master.is_none() && !memory.attached;
         if success {
             memory.attached = true;
+            // It takes work as it starts: a look that began before still shows that work as waiting.
+            memory.used.get_or_insert((now, None));
             self.memory.succeeded(&unit.marks.label, provider);
         }
         if let Some(flight) = self.flights.get(&unit.name)
