@@ -108,6 +108,8 @@ pub struct Agent<'a> {
     pub bound: Option<&'a str>,
     /// The oldest unit of its name.
     pub unit: Option<&'a UnitState>,
+    /// There are other units of its name.
+    pub twins: bool,
     /// Its node.
     pub node: Option<&'a NodeState>,
     /// The step under way.
@@ -125,6 +127,7 @@ pub fn agents(world: &World) -> Vec<Agent<'_>> {
     #[derive(Default)]
     struct Parts<'a> {
         unit: Option<(&'a ProviderName, &'a UnitState)>,
+        twins: bool,
         node: Option<(&'a MasterName, &'a NodeState)>,
         flight: Option<&'a Flight>,
     }
@@ -134,7 +137,9 @@ pub fn agents(world: &World) -> Vec<Agent<'_>> {
             // Two of one name: the older one is the agent, the younger goes (see `duplicates`).
             let eldest = units.values().min_by_key(|known| (known.unit.created, &known.unit.uid));
             if let Some(unit) = eldest {
-                parts.entry(name).or_default().unit.get_or_insert((provider, unit));
+                let parts = parts.entry(name).or_default();
+                parts.twins |= units.len() > 1 || parts.unit.is_some();
+                parts.unit.get_or_insert((provider, unit));
             }
         }
     }
@@ -184,6 +189,7 @@ pub fn agents(world: &World) -> Vec<Agent<'_>> {
                 master: master.or(parts.node.map(|(master, _)| master)),
                 bound,
                 unit,
+                twins: parts.twins,
                 node,
                 flight: parts.flight,
                 memory,

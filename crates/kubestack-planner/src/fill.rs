@@ -456,18 +456,12 @@ fn holdings(agents: &[Agent<'_>], classes: &[Class]) -> Vec<u64> {
             classes.get(*index).is_some_and(|class| class.key.serves(agent.label, agent.master))
         };
         let launched_for = agent.memory.map(|memory| &memory.class).filter(|class| !class.is_empty());
-        let own = BTreeSet::from([agent.label.clone()]);
-        let index = launched_for
-            .into_iter()
-            .chain([&own])
-            .filter_map(|needs| by_needs.get(needs))
-            .flatten()
-            .copied()
-            .find(serves)
-            .or_else(|| {
-                (0..classes.len())
-                    .filter(serves)
-                    .min_by_key(|index| classes.get(*index).map(|class| class.key.needs.len()))
+        let of =
+            |needs: &BTreeSet<LabelName>| by_needs.get(needs).into_iter().flatten().copied().find(serves);
+        let index =
+            launched_for.and_then(of).or_else(|| of(&BTreeSet::from([agent.label.clone()]))).or_else(|| {
+                let needs = |index: &usize| classes.get(*index).map(|class| class.key.needs.len());
+                (0..classes.len()).filter(serves).min_by_key(needs)
             });
         if let Some(count) = index.and_then(|index| held.get_mut(index)) {
             *count += 1;

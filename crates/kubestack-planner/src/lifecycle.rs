@@ -88,10 +88,7 @@ pub(crate) fn retire(world: &World, agent: &Agent<'_>, reason: Reason, draft: &m
 
 /// Two units of one name: the younger goes, by its uid.
 fn duplicates(world: &World, agent: &Agent<'_>, draft: &mut Draft) {
-    let Some(eldest) = agent.unit else { return };
-    if agent.flight.is_some() {
-        return;
-    }
+    let Some(eldest) = agent.unit.filter(|_| agent.twins && agent.flight.is_none()) else { return };
     for (provider, state) in &world.providers {
         for unit in state.units.get(agent.name).into_iter().flat_map(|units| units.values()) {
             let other = unit.unit.uid != eldest.unit.uid;
