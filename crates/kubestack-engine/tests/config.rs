@@ -1,5 +1,5 @@
 //! The config file: what is valid, and what is said about what is not.
-#![expect(clippy::indexing_slicing, clippy::panic, reason = "a test stops where its own set-up fails")]
+#![expect(clippy::panic, reason = "a test stops where its own set-up fails")]
 
 use kubestack_core::inventory;
 use kubestack_core::prelude::*;

@@ -68,17 +68,19 @@ async fn all_processes_of_a_unit_end_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::new("ci", dir.path());
     let mut view = host.view().await;
-    // One that ignores the request, one in a session of its own, one without our mark, and an orphan.
+    // Each is found by one thing only: its mark (an orphan in a session of its own), its group (an orphan
+    // without a mark), or its parent (without a mark, in a session of its own). Two ignore the request.
     let script = r#"
         trap '' TERM
         setsid sh -c 'trap "" TERM; echo $$ > session; while :; do sleep 0.1; done' &
-        env -i sh -c 'echo $$ > unmarked; exec sleep 1000' &
-        sh -c 'setsid sleep 1000 & echo $! > orphan' &
+        sh -c 'env -i sh -c "echo \$\$ > group; exec sleep 1000" &'
+        env -i setsid sh -c 'echo $$ > child; exec sleep 1000' &
+        sh -c 'setsid sh -c "echo \$\$ > orphan; exec sleep 1000" &'
         echo $$ > leader
         while :; do sleep 0.1; done"#;
     let unit = host.launch(1, script).await;
     let mut pids = Vec::new();
-    for file in ["leader", "session", "unmarked", "orphan"] {
+    for file in ["leader", "session", "group", "child", "orphan"] {
         pids.push(written_pid(dir.path(), &unit, file).await);
     }
     assert!(pids.iter().all(|pid| alive(*pid)));
@@ -266,10 +268,14 @@ async fn secrets_reach_the_agent_and_nothing_else() {
     enrolment.secrets.insert("TOKEN".into(), "tok3n-value".to_owned().into());
     let unit = host.provider.launch(&request).await.unwrap();
     let home = dir.path().join(unit.name.as_str());
-    until("script ran", || home.join("work/cwd").exists()).await;
+    let cwd = || fs::read_to_string(home.join("work/cwd")).unwrap_or_default();
+    until("script ran", || cwd().ends_with('\n')).await;
 
-    for pid in marked(unit.uid.as_str()) {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    // The short-lived ones may be gone by now; the first one waits for us.
+    let lines = marked(unit.uid.as_str()).into_iter().map(|pid| fs::read(format!("/proc/{pid}/cmdline")));
+    let lines: Vec<Vec<u8>> = lines.filter_map(Result::ok).collect();
+    assert!(lines.iter().any(|line| String::from_utf8_lossy(line).contains(script)));
+    for line in lines {
         // The script names the values that it compares with; the first process is the script.
         let line = String::from_utf8_lossy(&line).replace(script, "");
         assert!(!line.contains("tok3n") && !line.contains("lab3l"), "{line}");

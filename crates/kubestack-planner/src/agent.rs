@@ -139,7 +139,10 @@ pub fn agents(world: &World) -> Vec<Agent<'_>> {
             if let Some(unit) = eldest {
                 let parts = parts.entry(name).or_default();
                 parts.twins |= units.len() > 1 || parts.unit.is_some();
-                parts.unit.get_or_insert((provider, unit));
+                let age = |known: &UnitState| (known.unit.created, known.unit.uid.clone());
+                if parts.unit.is_none_or(|(_, known)| age(unit) < age(known)) {
+                    parts.unit = Some((provider, unit));
+                }
             }
         }
     }

@@ -302,6 +302,9 @@ impl Way<'_> {
                 let listed = self.capabilities().lists_agents;
                 if detached || (listed && matches!(agent.state, AgentState::Forgotten)) {
                     self.destroy(reason, draft);
+                } else if !listed && agent.failure().is_some() {
+                    // Its master shows what is connected, and never showed this one: it has no job.
+                    self.destroy(reason, draft);
                 } else if !listed {
                     self.destroy_unstarted(reason, draft);
                 }
@@ -325,8 +328,13 @@ impl Way<'_> {
             return;
         }
         let restarted = agent.memory.is_some_and(|memory| memory.forgotten);
+        let missing = agent.memory.and_then(|memory| memory.node_missing);
+        let since = missing.unwrap_or_else(|| agent.born(world));
+        // A master that refuses it for that long does not want it back.
+        let in_vain = world.now.since(since) > world.settings.policy.forgotten_grace * 2;
         if let (Some(master), Some(unit)) = (agent.master, agent.unit)
             && restarted
+            && !in_vain
             && self.capabilities().re_enrols
         {
             let marks = Box::new(unit.unit.marks.clone());
@@ -334,8 +342,6 @@ impl Way<'_> {
             draft.step(step, Reason::Forgotten);
             return;
         }
-        let missing = agent.memory.and_then(|memory| memory.node_missing);
-        let since = missing.unwrap_or_else(|| agent.born(world));
         if draft.due(world.now, since + world.settings.policy.forgotten_grace) {
             let cause = FailureCause::NodeRemoved;
             self.fail(cause, draft);

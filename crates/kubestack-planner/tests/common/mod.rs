@@ -161,14 +161,7 @@ pub struct Who {
 
 /// The agent with that number, of label `a` or another, on `p` for `m`.
 pub fn who(label: &str, serial: u64) -> Who {
-    let marks = Marks::new(
-        "ci".into(),
-        label.into(),
-        "p".into(),
-        Some("m".into()),
-        (1, serial),
-        "t".into(),
-    );
+    let marks = Marks::new("ci".into(), label.into(), "p".into(), Some("m".into()), (1, serial), "t".into());
     Who { uid: format!("uid-{label}-{serial}").into(), marks, created: at(0), version: 0 }
 }
 

@@ -103,18 +103,6 @@ fn a_unit_that_ended_while_its_master_is_down_goes_and_its_node_is_owed() {
 }
 
 #[test]
-fn an_ended_unit_holds_no_cap() {
-    let a = who("a", 1).used("j");
-    let mut settings = simple();
-    settings.limit = agents(1);
-    let mut stage = Stage::new(settings);
-    stage.demand(1, "m", vec![count(1, &["a"])]).see(1, &[(&a, Seen::Ended(None))]);
-    same(&stage.told(1), &["launch a on p for m: demand"]);
-    stage.see(2, &[(&a, Seen::Ended(None))]);
-    same(&stage.told(2), &["launch a on p for m: demand", "remove_node ci-a-1-1: done"]);
-}
-
-#[test]
 fn a_unit_gone_with_a_busy_node_is_lost_while_busy_after_a_grace() {
     let a = who("a", 1);
     let mut stage = Stage::new(simple());
@@ -161,20 +149,6 @@ fn a_finalized_hint_makes_an_idle_agent_done_at_the_next_look() {
     same(&stage.perform(5), &["mark ci-a-1-1: job_began"]);
     stage.see(6, &[(&a, Seen::Idle)]);
     same(&stage.told(6), &["drain ci-a-1-1: done"]);
-}
-
-#[test]
-fn a_restarted_master_that_forgot_a_living_agent_is_told_to_expect_it_again() {
-    let a = who("a", 1);
-    let mut stage = Stage::new(simple());
-    stage.demand(1, "m", vec![]);
-    session(&mut stage, 1, "one", &[(&a, Seen::Busy)]);
-    stage.perform(1);
-    session(&mut stage, 2, "two", &[(&a, Seen::UnitOnly)]);
-    same(&stage.perform(2), &["re_enrol ci-a-1-1: forgotten"]);
-    assert!(stage.told(3).is_empty());
-    session(&mut stage, 4, "two", &[(&a, Seen::Busy)]);
-    assert!(stage.told(4).is_empty());
 }
 
 #[test]
@@ -236,14 +210,6 @@ fn a_node_that_comes_back_within_the_grace_is_as_good_as_before() {
     stage.see(40, &[(&a, Seen::Busy)]);
     stage.see(80, &[(&a, Seen::Busy)]);
     assert!(stage.told(80).is_empty());
-}
-
-#[test]
-fn a_job_that_started_and_ended_between_two_looks_is_known_by_its_mark_after_a_restart() {
-    let a = who("a", 1).used("j");
-    let mut stage = Stage::new(simple());
-    stage.demand(1, "m", vec![count(1, &["a"])]).see(1, &[(&a, Seen::Idle)]);
-    same(&stage.told(1), &["drain ci-a-1-1: done", "launch a on p for m: demand"]);
 }
 
 #[test]

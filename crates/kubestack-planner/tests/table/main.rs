@@ -1,13 +1,12 @@
-//! The design's rules, row by row: launching and destroying (§6), the order of observations (§4), who serves
-//! demand, and everything that stands in the way of a launch.
+//! The design's rules, row by row.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    dead_code,
+    reason = "a test stops where its own set-up fails; the stage offers more than is used so far"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
 
-mod demand;
-mod foreign;
 mod leaving;
-mod limits;
-mod operator;
-mod ordering;
-mod wakes;
