@@ -83,7 +83,7 @@ fn world(agents: usize, jobs: usize) -> World {
         let views = own.map(|index| {
             let mut view = AgentView::new(marks(index).agent().as_str());
             view.online = true;
-            view.activity = Activity::Slots { used: u32::from(index / LABELS % 2 == 0), total: 1 };
+            view.activity = Activity::Slots { used: u32::from((index / LABELS).is_multiple_of(2)), total: 1 };
             view.marks = Some(marks(index));
             view
         });
