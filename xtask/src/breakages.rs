@@ -1,7 +1,7 @@
 //! Deliberate breakages: each is put into a copy of the sources, and the tests must catch it.
 
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// One way to break the planner or the engine.
@@ -63,38 +63,53 @@ const BREAKAGES: [Breakage; 8] = [
     },
 ];
 
-/// Breaks a copy of the sources in each way and runs the tests on it.
+/// Breaks a copy of the sources (of what git has in its index) in each way and runs the tests on it.
 pub(crate) fn check() -> Result<()> {
-    let copy = std::env::temp_dir().join(format!("kubestack-breakages-{}", std::process::id()));
-    let result = all(&copy);
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    // One copy, one target directory: after the first build only what a breakage touches is built again.
+    let home = std::path::absolute(target)?.join("breakages");
+    let copy = home.join("sources");
     let _ = std::fs::remove_dir_all(&copy);
-    result
-}
-
-fn all(copy: &Path) -> Result<()> {
+    run(Command::new("git")
+        .args(["checkout-index", "--all", "--force", "--prefix"])
+        .arg(format!("{}/", copy.display())))?;
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.args(arguments).args([
+            "-p",
+            "kubestack-planner",
+            "-p",
+            "kubestack-engine",
+            "-p",
+            "kubestack-testkit",
+        ]);
+        command
+            .current_dir(&copy)
+            .env("KUBESTACK_SEEDS", "0..400")
+            .env("CARGO_TARGET_DIR", home.join("target"));
+        command
+    };
+    // Tests that fail without any breakage would catch everything.
+    run(&mut cargo(&["test", "-q"])).context("the tests fail on the sources as they are")?;
     let mut missed = Vec::new();
     for breakage in &BREAKAGES {
-        let _ = std::fs::remove_dir_all(copy.join("crates"));
-        run(Command::new("git")
-            .args(["checkout-index", "--all", "--force", "--prefix"])
-            .arg(format!("{}/", copy.display())))?;
         let file = copy.join(breakage.file);
-        let text = std::fs::read_to_string(&file)?;
-        if text.matches(breakage.from).count() != 1 {
+        let whole = std::fs::read_to_string(&file)?;
+        if whole.matches(breakage.from).count() != 1 {
             bail!("{}: the place to break is not in {} any more", breakage.name, breakage.file);
         }
-        std::fs::write(&file, text.replace(breakage.from, breakage.to))?;
-        let mut tests = Command::new("cargo");
-        tests.args(["test", "-p", "kubestack-planner", "-p", "kubestack-engine", "-p", "kubestack-testkit"]);
-        tests.current_dir(copy).env("KUBESTACK_SEEDS", "0..400").env("CARGO_TARGET_DIR", copy.join("target"));
+        std::fs::write(&file, whole.replace(breakage.from, breakage.to))?;
         // A copy that does not even build would prove nothing.
-        run(Command::new("cargo")
-            .args(["check", "-q", "-p", "kubestack-testkit"])
-            .current_dir(copy)
-            .env("CARGO_TARGET_DIR", copy.join("target")))
-        .with_context(|| format!("{}: the broken copy does not build", breakage.name))?;
-        let caught = !tests.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success();
+        run(&mut cargo(&["test", "-q", "--no-run"]))
+            .with_context(|| format!("{}: the broken copy does not build", breakage.name))?;
+        let output = cargo(&["test", "--no-fail-fast"]).output()?;
+        std::fs::write(&file, whole)?;
+        let caught = !output.status.success();
+        let report = String::from_utf8_lossy(&output.stdout);
         println!("{:<55} {}", breakage.name, if caught { "caught" } else { "NOT CAUGHT" });
+        for test in failed(&report) {
+            println!("    by {test}");
+        }
         if !caught {
             missed.push(breakage.name);
         }
@@ -102,7 +117,13 @@ fn all(copy: &Path) -> Result<()> {
     if missed.is_empty() { Ok(()) } else { bail!("not caught: {}", missed.join("; ")) }
 }
 
+/// The names of the tests that failed.
+fn failed(output: &str) -> Vec<&str> {
+    let names = output.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+    names.collect()
+}
+
 fn run(command: &mut Command) -> Result<()> {
-    let status = command.status()?;
+    let status = command.stdout(Stdio::null()).stderr(Stdio::inherit()).status()?;
     if status.success() { Ok(()) } else { bail!("{command:?} failed") }
 }

@@ -125,6 +125,15 @@ impl Resources {
         }
     }
 
+    /// That many times this.
+    #[must_use]
+    pub fn times(&self, count: u32) -> Self {
+        let times = |(name, amount): (&String, &Quantity)| {
+            (name.clone(), Quantity(amount.0.saturating_mul(u128::from(count))))
+        };
+        Self(self.0.iter().map(times).collect())
+    }
+
     /// Takes `other` from this, never below zero.
     pub fn remove(&mut self, other: &Self) {
         for (name, amount) in &other.0 {

@@ -1,15 +1,17 @@
 //! Agents: their state, derived from what provider and master show, their marks, and the steps in flight.
 
 use crate::memory::AgentMemory;
+use crate::settings::LabelSettings;
 use crate::step::Step;
 use crate::world::{Flight, Hold, NodeState, UnitState, World};
 use kubestack_core::agent::{Activity, Drained};
 use kubestack_core::cause::FailureCause;
 use kubestack_core::marks::Marks;
-use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName};
+use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName, Uid};
 use kubestack_core::provider::UnitPhase;
 use kubestack_core::time::Moment;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// How far an agent is.
@@ -104,6 +106,10 @@ pub struct Agent<'a> {
     pub provider: &'a ProviderName,
     /// Its master, if it has one.
     pub master: Option<&'a MasterName>,
+    /// Agents of the same label, provider and master have the same number here, from 0 on without gaps.
+    pub kind: usize,
+    /// What is configured for its label, if it still is.
+    pub settings: Option<&'a LabelSettings>,
     /// The id of the bound demand that it is for.
     pub bound: Option<&'a str>,
     /// The oldest unit of its name.
@@ -120,88 +126,153 @@ pub struct Agent<'a> {
     pub state: AgentState,
 }
 
+/// What one look, one step or one memory tells about one name.
+enum Part<'a> {
+    Units(&'a ProviderName, &'a BTreeMap<Uid, UnitState>),
+    Flight(&'a Flight),
+    Node(&'a MasterName, &'a NodeState),
+    Memory(&'a AgentMemory),
+}
+
+/// What is known under one name.
+#[derive(Default)]
+struct Parts<'a> {
+    unit: Option<(&'a ProviderName, &'a UnitState)>,
+    twins: bool,
+    node: Option<(&'a MasterName, &'a NodeState)>,
+    flight: Option<&'a Flight>,
+    memory: Option<&'a AgentMemory>,
+}
+
 /// All agents of ours, sorted by name.
 pub fn agents(world: &World) -> Vec<Agent<'_>> {
-    use std::collections::BTreeMap;
-    /// What is known under one name.
-    #[derive(Default)]
-    struct Parts<'a> {
-        unit: Option<(&'a ProviderName, &'a UnitState)>,
-        twins: bool,
-        node: Option<(&'a MasterName, &'a NodeState)>,
-        flight: Option<&'a Flight>,
-    }
-    let mut parts: BTreeMap<&AgentName, Parts<'_>> = BTreeMap::new();
-    for (provider, state) in &world.providers {
-        for (name, units) in &state.units {
-            // Two of one name: the older one is the agent, the younger goes (see `duplicates`).
-            let eldest = units.values().min_by_key(|known| (known.unit.created, &known.unit.uid));
-            if let Some(unit) = eldest {
-                let parts = parts.entry(name).or_default();
-                parts.twins |= units.len() > 1 || parts.unit.is_some();
-                let age = |known: &UnitState| (known.unit.created, known.unit.uid.clone());
-                if parts.unit.is_none_or(|(_, known)| age(unit) < age(known)) {
-                    parts.unit = Some((provider, unit));
-                }
-            }
-        }
-    }
-    for (agent, flight) in &world.flights {
-        parts.entry(agent).or_default().flight = Some(flight);
-    }
-    for (master, state) in &world.masters {
-        for (name, node) in &state.nodes {
-            // Without marks it is ours only if a unit of ours has, or is known to have had, exactly its name.
-            let ours = node.view.marks.is_some()
-                || parts.contains_key(name)
-                || world.memory.agents.contains_key(name);
-            if ours {
-                parts.entry(name).or_default().node.get_or_insert((master, node));
-            }
-        }
-    }
-    parts
-        .into_iter()
-        .filter_map(|(name, parts)| {
-            let memory = world.memory.agents.get(name);
-            let unit = parts.unit.map(|(_, unit)| unit);
-            let node = parts.node.map(|(_, node)| node);
-            let marks =
-                unit.map(|unit| &unit.unit.marks).or_else(|| node.and_then(|node| node.view.marks.as_ref()));
-            let launch = parts.flight.and_then(|flight| match &flight.step {
-                Step::Launch(launch) => Some(launch),
-                _ => None,
-            });
-            let (label, provider, master, bound) = match (marks, launch, memory) {
-                (Some(Marks { label, provider, master, demand, .. }), ..) => {
-                    (label, provider, master.as_ref(), demand.as_deref())
-                }
-                (None, Some(launch), _) => {
-                    let bound = launch.demand.as_ref().map(|demand| demand.id.as_str());
-                    (&launch.label, &launch.provider, launch.master.as_ref(), bound)
-                }
-                (None, None, Some(memory)) => (&memory.label, &memory.provider, memory.master.as_ref(), None),
-                (None, None, None) => return None,
-            };
-            // Where it really is counts, whatever its marks say.
-            let provider = parts.unit.map_or(provider, |(provider, _)| provider);
-            let mut agent = Agent {
-                name,
-                label,
-                provider,
-                master: master.or(parts.node.map(|(master, _)| master)),
-                bound,
-                unit,
-                twins: parts.twins,
-                node,
-                flight: parts.flight,
-                memory,
-                state: AgentState::Requested,
-            };
+    // All lists are sorted by name already: a sort that makes use of runs joins them with few comparisons,
+    // where a look-up per list and name would cost many times as much.
+    let units = world.providers.iter().flat_map(|(provider, state)| {
+        state.units.iter().map(move |(name, units)| (name, Part::Units(provider, units)))
+    });
+    let flights = world.flights.iter().map(|(name, flight)| (name, Part::Flight(flight)));
+    let nodes = world.masters.iter().flat_map(|(master, state)| {
+        state.nodes.iter().map(move |(name, node)| (name, Part::Node(master, node)))
+    });
+    let memory = world.memory.agents.iter().map(|(name, memory)| (name, Part::Memory(memory)));
+    let mut all: Vec<(&AgentName, Part<'_>)> = units.chain(flights).chain(nodes).chain(memory).collect();
+    all.sort_by_key(|(name, _)| *name);
+    let mut kinds = Kinds::default();
+    all.chunk_by(|(a, _), (b, _)| a == b)
+        .filter_map(|known| {
+            let (name, _) = known.first()?;
+            let mut parts = Parts::default();
+            known.iter().for_each(|(_, part)| parts.add(part));
+            let mut agent = parts.agent(name)?;
+            kinds.tell(world, &mut agent);
             agent.state = agent.derive(world);
             Some(agent)
         })
         .collect()
+}
+
+impl<'a> Parts<'a> {
+    fn add(&mut self, part: &Part<'a>) {
+        match part {
+            Part::Units(provider, units) => {
+                // Two of one name: the older one is the agent, the younger goes (see `duplicates`).
+                let age = |known: &UnitState| (known.unit.created, known.unit.uid.clone());
+                let eldest = units.values().min_by_key(|known| (known.unit.created, &known.unit.uid));
+                let Some(unit) = eldest else { return };
+                self.twins |= units.len() > 1 || self.unit.is_some();
+                if self.unit.is_none_or(|(_, known)| age(unit) < age(known)) {
+                    self.unit = Some((provider, unit));
+                }
+            }
+            Part::Flight(flight) => self.flight = Some(flight),
+            Part::Node(master, node) => {
+                self.node.get_or_insert((master, node));
+            }
+            Part::Memory(memory) => self.memory = Some(memory),
+        }
+    }
+
+    /// The agent, unless this is somebody else's node, or only the memory of an agent that is gone.
+    fn agent(self, name: &'a AgentName) -> Option<Agent<'a>> {
+        let unit = self.unit.map(|(_, unit)| unit);
+        let node = self.node.map(|(_, node)| node);
+        if unit.is_none() && self.flight.is_none() && node.is_none() {
+            return None;
+        }
+        let marks =
+            unit.map(|unit| &unit.unit.marks).or_else(|| node.and_then(|node| node.view.marks.as_ref()));
+        let launch = self.flight.and_then(|flight| match &flight.step {
+            Step::Launch(launch) => Some(launch),
+            _ => None,
+        });
+        // A node without marks is ours only if a unit of ours has, or is known to have had, exactly its name.
+        let (label, provider, master, bound) = match (marks, launch, self.memory) {
+            (Some(Marks { label, provider, master, demand, .. }), ..) => {
+                (label, provider, master.as_ref(), demand.as_deref())
+            }
+            (None, Some(launch), _) => {
+                let bound = launch.demand.as_ref().map(|demand| demand.id.as_str());
+                (&launch.label, &launch.provider, launch.master.as_ref(), bound)
+            }
+            (None, None, Some(memory)) => (&memory.label, &memory.provider, memory.master.as_ref(), None),
+            (None, None, None) => return None,
+        };
+        Some(Agent {
+            name,
+            label,
+            // Where it really is counts, whatever its marks say.
+            provider: self.unit.map_or(provider, |(provider, _)| provider),
+            master: master.or(self.node.map(|(master, _)| master)),
+            kind: 0,
+            settings: None,
+            bound,
+            unit,
+            twins: self.twins,
+            node,
+            flight: self.flight,
+            memory: self.memory,
+            state: AgentState::Requested,
+        })
+    }
+}
+
+/// Numbers the agents that are alike. Neighbours in the order of names mostly have the same label, so that
+/// few of them need a look-up.
+#[derive(Default)]
+struct Kinds<'a> {
+    labels: BTreeMap<&'a LabelName, Vec<Kind<'a>>>,
+    count: usize,
+    last: Option<(Kind<'a>, &'a LabelName)>,
+}
+
+#[derive(Clone, Copy)]
+struct Kind<'a> {
+    number: usize,
+    provider: &'a ProviderName,
+    master: Option<&'a MasterName>,
+    settings: Option<&'a LabelSettings>,
+}
+
+impl<'a> Kinds<'a> {
+    fn tell(&mut self, world: &'a World, agent: &mut Agent<'a>) {
+        let alike = |kind: &Kind<'_>| kind.provider == agent.provider && kind.master == agent.master;
+        let last = self.last.filter(|(kind, label)| *label == agent.label && alike(kind));
+        let kind = last.map(|(kind, _)| kind).unwrap_or_else(|| {
+            let of_label = self.labels.entry(agent.label).or_default();
+            of_label.iter().copied().find(alike).unwrap_or_else(|| {
+                let settings = world.settings.labels.get(agent.label);
+                let (provider, master) = (agent.provider, agent.master);
+                let kind = Kind { number: self.count, provider, master, settings };
+                self.count += 1;
+                of_label.push(kind);
+                kind
+            })
+        });
+        self.last = Some((kind, agent.label));
+        agent.kind = kind.number;
+        agent.settings = kind.settings;
+    }
 }
 
 impl<'a> Agent<'a> {
@@ -300,17 +371,17 @@ impl<'a> Agent<'a> {
             self.flight.map(|flight| &flight.step),
             Some(Step::Drain { .. } | Step::RemoveNode { .. } | Step::Destroy { .. })
         );
-        coming && wanted && !leaving && !self.is_used() && self.is_current(world)
+        coming && wanted && !leaving && !self.is_used() && self.is_current()
     }
 
     /// Whether its label is configured and its template is the label's.
-    pub fn is_current(&self, world: &World) -> bool {
+    pub fn is_current(&self) -> bool {
         let template = match (self.unit, self.flight.map(|flight| &flight.step)) {
             (Some(unit), _) => &unit.unit.marks.template,
             (None, Some(Step::Launch(launch))) => &launch.template,
             _ => return false,
         };
-        world.settings.labels.get(self.label).is_some_and(|label| label.template == *template)
+        self.settings.is_some_and(|label| label.template == *template)
     }
 
     /// When its unit was made, or its launch was sent.

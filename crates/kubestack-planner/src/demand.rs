@@ -1,8 +1,9 @@
 //! Demand as the planner sees it: classes of work, and which of them the agents at hand can serve.
 
 use crate::agent::{Agent, AgentState};
+use crate::settings::SourceSettings;
 use crate::world::World;
-use kubestack_core::demand::{Binding, Demand, DemandRef};
+use kubestack_core::demand::{Binding, Demand, DemandRef, DemandSnapshot};
 use kubestack_core::name::{LabelName, MasterName};
 use kubestack_core::time::Moment;
 use serde::{Deserialize, Serialize};
@@ -99,15 +100,14 @@ pub(crate) fn read(world: &World, agents: &[Agent<'_>]) -> DemandView {
             view.unknown.extend(settings.masters.iter().cloned().map(Some));
         }
         let Some(snapshot) = &state.snapshot else { continue };
-        let first_seen = world.memory.first_seen.get(name);
-        let mut consumed = Consumed::new(world, settings, snapshot.began);
-        let mut tallies: BTreeMap<(ClassKey, bool), Tally> = BTreeMap::new();
-        for demand in &snapshot.demands {
+        let mut consumed = Consumed::new(world, settings, snapshot);
+        // By what the jobs need, and whether they have ids.
+        let mut tallies: BTreeMap<(&BTreeSet<LabelName>, bool), Tally> = BTreeMap::new();
+        for (demand, since) in snapshot.demands.iter().zip(&state.since) {
             if demand.needs.is_empty() {
                 view.foreign = view.foreign.saturating_add(demand.waiting);
                 continue;
             }
-            let key = ClassKey { masters: settings.masters.clone(), needs: demand.needs.clone() };
             if demand.binding == Binding::Bound
                 && let Some(id) = &demand.id
             {
@@ -117,34 +117,32 @@ pub(crate) fn read(world: &World, agents: &[Agent<'_>]) -> DemandView {
             if waiting == 0 {
                 continue;
             }
-            let age_key = demand.id.clone().unwrap_or_else(|| crate::step::join(&demand.needs));
-            let since = demand.since.or_else(|| first_seen?.get(&age_key).copied()).unwrap_or(snapshot.began);
-            let tally = tallies.entry((key, demand.id.is_some())).or_default();
-            tally.since = Some(tally.since.map_or(since, |known| known.min(since)));
+            let tally = tallies.entry((&demand.needs, demand.id.is_some())).or_default();
+            tally.since = older(tally.since, Some(*since));
             match (&demand.id, demand.binding) {
                 (Some(id), Binding::Bound) if !stale => {
-                    tally.bound.insert(id.clone(), since);
+                    tally.bound.insert(id.clone(), *since);
                 }
                 (_, Binding::Bound) => {}
                 (_, Binding::Fungible) if stale => tally.stale = tally.stale.saturating_add(waiting),
                 (_, Binding::Fungible) => tally.waiting = tally.waiting.saturating_add(waiting),
             }
         }
-        for ((key, ids), tally) in &mut tallies {
-            let began = consumed.begun_since(key, *ids, tally.waiting.max(tally.stale));
+        let mut begun = consumed.rest();
+        let mut own: BTreeMap<ClassKey, Tally> = BTreeMap::new();
+        for ((needs, ids), mut tally) in tallies {
+            let key = ClassKey { masters: settings.masters.clone(), needs: needs.clone() };
+            let began = take_begun(&mut begun, &key, ids, tally.waiting.max(tally.stale));
             tally.waiting = tally.waiting.saturating_sub(began);
             tally.stale = tally.stale.saturating_sub(began);
-        }
-        let group = settings.merge_group.as_deref().map_or((false, name.as_str()), |group| (true, group));
-        let group = groups.entry(group).or_default();
-        let mut own: BTreeMap<ClassKey, Tally> = BTreeMap::new();
-        for ((key, _), tally) in tallies {
             let into = own.entry(key).or_default();
             into.waiting = into.waiting.saturating_add(tally.waiting);
             into.stale = into.stale.saturating_add(tally.stale);
             into.bound.extend(tally.bound);
             into.since = older(into.since, tally.since);
         }
+        let group = settings.merge_group.as_deref().map_or((false, name.as_str()), |group| (true, group));
+        let group = groups.entry(group).or_default();
         for (key, tally) in own {
             let into = group.entry(key).or_default();
             into.waiting = into.waiting.max(tally.waiting);
@@ -178,50 +176,60 @@ fn older(a: Option<Moment>, b: Option<Moment>) -> Option<Moment> {
 
 /// Jobs that agents began after a look began: the look still shows them as waiting.
 struct Consumed<'a> {
-    /// By id, where the job is known.
-    ids: BTreeSet<&'a str>,
-    /// One entry per agent: label, master, and the job where known.
-    begun: Vec<(&'a LabelName, Option<&'a MasterName>, Option<&'a str>)>,
+    /// Those whose id is known, until the look is found to show that id.
+    ids: BTreeMap<&'a str, Option<Begun<'a>>>,
+    /// Those of which only the agent is known.
+    begun: Vec<Begun<'a>>,
 }
 
+/// One of them: the label and master of its agent, and its id where known.
+type Begun<'a> = (&'a LabelName, Option<&'a MasterName>, Option<&'a str>);
+
 impl<'a> Consumed<'a> {
-    fn new(world: &'a World, settings: &crate::settings::SourceSettings, began: Moment) -> Self {
-        let mut consumed = Self { ids: BTreeSet::new(), begun: Vec::new() };
+    fn new(world: &'a World, settings: &SourceSettings, snapshot: &DemandSnapshot) -> Self {
+        let mut consumed = Self { ids: BTreeMap::new(), begun: Vec::new() };
         for memory in world.memory.agents.values() {
+            let Some((_, job)) = memory.used.as_ref().filter(|(at, _)| *at > snapshot.began) else {
+                continue;
+            };
             let covered = match &memory.master {
                 Some(master) => settings.masters.contains(master),
                 None => settings.masters.is_empty(),
             };
-            if let Some((at, job)) = &memory.used
-                && covered
-                && *at > began
-            {
-                consumed.ids.extend(job.as_deref());
-                consumed.begun.push((&memory.label, memory.master.as_ref(), job.as_deref()));
+            let begun = (&memory.label, memory.master.as_ref(), job.as_deref());
+            match job.as_deref().filter(|_| covered) {
+                Some(id) => drop(consumed.ids.insert(id, Some(begun))),
+                None if covered => consumed.begun.push(begun),
+                None => {}
             }
         }
-        consumed.begun.sort();
         consumed
     }
 
     /// Whether this very job has begun.
     fn takes(&mut self, demand: &Demand) -> bool {
-        let Some(id) = demand.id.as_deref().filter(|id| self.ids.contains(id)) else { return false };
-        self.begun.retain(|(_, _, job)| *job != Some(id));
-        true
+        let known = demand.id.as_deref().and_then(|id| self.ids.get_mut(id));
+        known.map(Option::take).is_some()
     }
 
-    /// Takes up to `most` of those that began a job of that class; of demand with ids only those whose job
-    /// is not known, for a known job is found by its id.
-    fn begun_since(&mut self, key: &ClassKey, ids: bool, most: u32) -> u32 {
-        let mut taken = 0;
-        self.begun.retain(|(label, master, job)| {
-            let take = taken < most && key.serves(label, *master) && !(ids && job.is_some());
-            taken += u32::from(take);
-            !take
-        });
-        taken
+    /// After all demands were asked for: what is left may be any job of its class.
+    fn rest(mut self) -> Vec<Begun<'a>> {
+        self.begun.extend(std::mem::take(&mut self.ids).into_values().flatten());
+        self.begun.sort();
+        self.begun
     }
+}
+
+/// Takes up to `most` of those that began a job of that class; of demand with ids only those whose job is not
+/// known, for a known job is found by its id.
+fn take_begun(begun: &mut Vec<Begun<'_>>, key: &ClassKey, ids: bool, most: u32) -> u32 {
+    let mut taken = 0;
+    begun.retain(|(label, master, job)| {
+        let take = taken < most && key.serves(label, *master) && !(ids && job.is_some());
+        taken += u32::from(take);
+        !take
+    });
+    taken
 }
 
 /// Which agents at hand will serve which class: as many jobs as can be served are.
@@ -234,10 +242,20 @@ pub(crate) struct Matching {
 /// how much that is. Agents that are further on are preferred.
 pub(crate) fn assign(world: &World, agents: &[Agent<'_>], view: &mut DemandView) -> Matching {
     type Kind<'a> = (&'a LabelName, Option<&'a MasterName>);
-    let mut supply: BTreeMap<Kind<'_>, Vec<usize>> = BTreeMap::new();
+    let mut by_kind: Vec<Vec<usize>> = Vec::new();
     for (index, agent) in agents.iter().enumerate() {
+        if by_kind.len() <= agent.kind {
+            by_kind.resize_with(agent.kind + 1, Vec::new);
+        }
         if agent.bound.is_none() && agent.is_supply(world) {
-            supply.entry((agent.label, agent.master)).or_default().push(index);
+            by_kind.get_mut(agent.kind).into_iter().for_each(|supply| supply.push(index));
+        }
+    }
+    // On which provider it runs does not matter for what it can serve.
+    let mut supply: BTreeMap<Kind<'_>, Vec<usize>> = BTreeMap::new();
+    for indices in by_kind {
+        if let Some(agent) = indices.first().and_then(|index| agents.get(*index)) {
+            supply.entry((agent.label, agent.master)).or_default().extend(indices);
         }
     }
     let kinds: Vec<Kind<'_>> = supply.keys().copied().collect();

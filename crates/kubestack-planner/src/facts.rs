@@ -3,7 +3,9 @@
 use crate::memory::{AgentMemory, Note, counts_against_label};
 use crate::settings::Settings;
 use crate::step::{Step, Target};
-use crate::world::{Backoff, DemandState, Flight, Health, Intent, NodeState, UnitState, World};
+use crate::world::{
+    Backoff, DemandState, Flight, Health, Intent, MasterState, NodeState, ProviderState, UnitState, World,
+};
 use kubestack_core::agent::{AgentView, AgentsSnapshot, Drained};
 use kubestack_core::cause::FailureCause;
 use kubestack_core::completion::{Completion, CompletionEvent};
@@ -14,6 +16,7 @@ use kubestack_core::name::{AgentName, MasterName, ProviderName, SourceName, Uid}
 use kubestack_core::provider::{MarkPatch, Unit, UnitPhase, UnitRef};
 use kubestack_core::resources::Resources;
 use kubestack_core::time::Moment;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Something that became known. The moment is that of its arrival.
@@ -157,16 +160,23 @@ impl World {
             return;
         }
         let known = self.memory.first_seen.remove(&source).unwrap_or_default();
-        let mut seen = std::collections::BTreeMap::new();
-        for demand in snapshot.demands.iter().filter(|demand| demand.since.is_none() && demand.waiting > 0) {
-            let key = demand.id.clone().unwrap_or_else(|| crate::step::join(&demand.needs));
-            let since = known.get(&key).copied().unwrap_or(now);
-            seen.insert(key, since);
+        let mut seen = BTreeMap::new();
+        let mut ages = Vec::with_capacity(snapshot.demands.len());
+        for demand in &snapshot.demands {
+            ages.push(demand.since.unwrap_or_else(|| {
+                let key = demand.id.clone().unwrap_or_else(|| crate::step::join(&demand.needs));
+                let since = known.get(&key).copied().unwrap_or(now);
+                if demand.waiting > 0 {
+                    seen.insert(key, since);
+                }
+                since
+            }));
         }
         if !seen.is_empty() {
             self.memory.first_seen.insert(source, seen);
         }
-        *state = DemandState { snapshot: Some(snapshot), health: Health { heard: Some(now), error: None } };
+        let health = Health { heard: Some(now), error: None };
+        *state = DemandState { snapshot: Some(snapshot), since: ages, health };
         self.forget_gone();
     }
 
@@ -175,7 +185,7 @@ impl World {
         if state.complete.is_some_and(|complete| complete > began) {
             return;
         }
-        let listed: std::collections::BTreeSet<Uid> = units.iter().map(|unit| unit.uid.clone()).collect();
+        let listed: BTreeSet<Uid> = units.iter().map(|unit| unit.uid.clone()).collect();
         let mut absent = Vec::new();
         for (name, by_uid) in &mut state.units {
             by_uid.retain(|uid, known| {
@@ -293,7 +303,7 @@ impl World {
                 self.note_unit_gone(provider, &reference.name);
             }
         }
-        self.forget_gone();
+        self.forget_if_gone(&reference.name);
     }
 
     fn note_unit_gone(&mut self, provider: &ProviderName, name: &AgentName) {
@@ -443,7 +453,7 @@ impl World {
                 }
             }
         }
-        self.forget_gone();
+        self.forget_if_gone(agent);
     }
 
     /// Believes an acknowledged effect until a read that began later contradicts it.
@@ -550,32 +560,48 @@ impl World {
     /// Drops what is remembered of agents that are gone, once no demand snapshot can still show their job
     /// as waiting.
     fn forget_gone(&mut self) {
-        let now = self.now;
-        let settled = self
-            .demand
-            .values()
-            .map(|state| state.snapshot.as_ref().map_or(now, |snapshot| snapshot.began))
-            .min()
-            .unwrap_or(now);
-        let (providers, masters, flights) = (&self.providers, &self.masters, &self.flights);
-        let (intent, backoff) = (&mut self.intent, &mut self.backoff);
-        self.memory.agents.retain(|name, memory| {
-            let there = flights.contains_key(name)
-                || providers.values().any(|state| state.units.contains_key(name))
-                || masters.values().any(|state| state.nodes.contains_key(name));
-            if there {
-                return true;
-            }
-            // An owed removal: the master could not be asked yet whether the node is really gone.
-            let since = *memory.gone.get_or_insert(now);
-            let keep = since >= settled;
-            if !keep {
-                intent.holds.remove(name);
-                intent.deletes.remove(name);
-                backoff.remove(&Target::Agent(name.clone()));
-            }
-            keep
-        });
+        let settled = self.settled();
+        let mut agents = std::mem::take(&mut self.memory.agents);
+        agents.retain(|name, memory| self.keeps(name, memory, settled));
+        self.memory.agents = agents;
+    }
+
+    /// The same for one agent: with thousands of them, not each step that ends can be worth a look at all.
+    fn forget_if_gone(&mut self, name: &AgentName) {
+        let settled = self.settled();
+        if let Some(mut memory) = self.memory.agents.remove(name)
+            && self.keeps(name, &mut memory, settled)
+        {
+            self.memory.agents.insert(name.clone(), memory);
+        }
+    }
+
+    /// No snapshot shows anything older than that.
+    fn settled(&self) -> Moment {
+        let began = |state: &DemandState| state.snapshot.as_ref().map_or(self.now, |snapshot| snapshot.began);
+        self.demand.values().map(began).min().unwrap_or(self.now)
+    }
+
+    fn keeps(&mut self, name: &AgentName, memory: &mut AgentMemory, settled: Moment) -> bool {
+        // Where it should be is asked first: that is where it nearly always is.
+        let unit = |state: &ProviderState| state.units.contains_key(name);
+        let node = |state: &MasterState| state.nodes.contains_key(name);
+        let there = self.providers.get(&memory.provider).is_some_and(unit)
+            || memory.master.as_ref().and_then(|master| self.masters.get(master)).is_some_and(node)
+            || self.flights.contains_key(name)
+            || self.providers.values().any(unit)
+            || self.masters.values().any(node);
+        if there {
+            return true;
+        }
+        // An owed removal: the master could not be asked yet whether the node is really gone.
+        let keep = *memory.gone.get_or_insert(self.now) >= settled;
+        if !keep {
+            self.intent.holds.remove(name);
+            self.intent.deletes.remove(name);
+            self.backoff.remove(&Target::Agent(name.clone()));
+        }
+        keep
     }
 }
 

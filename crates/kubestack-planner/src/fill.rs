@@ -88,7 +88,7 @@ impl<'a, 'w> Filling<'a, 'w> {
         let mut warm = BTreeSet::new();
         for index in &surplus {
             let Some(agent) = agents.get(*index) else { continue };
-            let wants = world.settings.labels.get(agent.label).map_or(0, |label| label.min_ready);
+            let wants = agent.settings.map_or(0, |label| label.min_ready);
             let count = ready.entry((agent.label, agent.master)).or_insert(0);
             if *count < wants {
                 *count += 1;
@@ -392,7 +392,7 @@ impl<'a, 'w> Filling<'a, 'w> {
             if let Some(bound) = agent.bound {
                 self.cancel(agent, bound, view, unknown, draft);
             } else if spare {
-                let Some(label) = world.settings.labels.get(agent.label) else { continue };
+                let Some(label) = agent.settings else { continue };
                 let since = memory.surplus_since.unwrap_or(world.now);
                 let (grace, reason) = match agent.state {
                     AgentState::Idle => (label.idle_timeout, Reason::IdleTimeout),
@@ -451,21 +451,36 @@ fn holdings(agents: &[Agent<'_>], classes: &[Class]) -> Vec<u64> {
             map
         });
     let mut held = vec![0_u64; classes.len()];
+    let mut last: Option<(&Agent<'_>, Option<usize>)> = None;
     for agent in agents {
-        let serves = |index: &usize| {
-            classes.get(*index).is_some_and(|class| class.key.serves(agent.label, agent.master))
+        // Neighbours in the order of names are mostly alike.
+        let index = match last {
+            Some((other, index)) if other.kind == agent.kind && class_of(other) == class_of(agent) => index,
+            _ => holder(agent, classes, &by_needs),
         };
-        let launched_for = agent.memory.map(|memory| &memory.class).filter(|class| !class.is_empty());
-        let of =
-            |needs: &BTreeSet<LabelName>| by_needs.get(needs).into_iter().flatten().copied().find(serves);
-        let index =
-            launched_for.and_then(of).or_else(|| of(&BTreeSet::from([agent.label.clone()]))).or_else(|| {
-                let needs = |index: &usize| classes.get(*index).map(|class| class.key.needs.len());
-                (0..classes.len()).filter(serves).min_by_key(needs)
-            });
+        last = Some((agent, index));
         if let Some(count) = index.and_then(|index| held.get_mut(index)) {
             *count += 1;
         }
     }
     held
+}
+
+/// The labels of the demand that it was launched for, if that is remembered.
+fn class_of<'a>(agent: &Agent<'a>) -> Option<&'a BTreeSet<LabelName>> {
+    agent.memory.map(|memory| &memory.class).filter(|class| !class.is_empty())
+}
+
+fn holder(
+    agent: &Agent<'_>,
+    classes: &[Class],
+    by_needs: &BTreeMap<&BTreeSet<LabelName>, Vec<usize>>,
+) -> Option<usize> {
+    let serves =
+        |index: &usize| classes.get(*index).is_some_and(|class| class.key.serves(agent.label, agent.master));
+    let of = |needs: &BTreeSet<LabelName>| by_needs.get(needs).into_iter().flatten().copied().find(serves);
+    class_of(agent).and_then(of).or_else(|| of(&BTreeSet::from([agent.label.clone()]))).or_else(|| {
+        let needs = |index: &usize| classes.get(*index).map(|class| class.key.needs.len());
+        (0..classes.len()).filter(serves).min_by_key(needs)
+    })
 }

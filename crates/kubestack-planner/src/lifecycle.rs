@@ -159,7 +159,7 @@ impl Way<'_> {
         let (world, agent) = (self.world, self.agent);
         let held = matches!(agent.state, AgentState::Held(_));
         let gone = matches!(agent.state, AgentState::Orphan | AgentState::Ended | AgentState::Terminating);
-        let limit = world.settings.labels.get(agent.label).and_then(|label| label.max_lifetime);
+        let limit = agent.settings.and_then(|label| label.max_lifetime);
         let Some(limit) = limit.filter(|_| !held && !gone && agent.unit.is_some()) else { return false };
         if !draft.due(world.now, agent.born(world) + limit) {
             return false;
@@ -200,7 +200,7 @@ impl Way<'_> {
             draft.step(step, Reason::Running);
             return;
         }
-        let Some(label) = world.settings.labels.get(agent.label) else { return };
+        let Some(label) = agent.settings else { return };
         // While its master does not answer, nobody can tell whether it attached.
         let visible = agent.master.is_none() || self.master_is_fresh();
         if visible && draft.due(world.now, born + label.launch_timeout) {
@@ -234,11 +234,11 @@ impl Way<'_> {
     /// Reasons to let go of an agent that has no job, whatever the demand.
     fn unwanted(&self, draft: &mut Draft) -> bool {
         let (world, agent) = (self.world, self.agent);
-        let reason = if !world.settings.labels.contains_key(agent.label) {
+        let reason = if agent.settings.is_none() {
             Reason::LabelGone
         } else if world.intent.drain_all.is_some() {
             Reason::DrainAll
-        } else if agent.is_used() || agent.is_current(world) {
+        } else if agent.is_used() || agent.is_current() {
             return false;
         } else {
             Reason::TemplateChanged
@@ -251,7 +251,7 @@ impl Way<'_> {
     fn unknown(&self, draft: &mut Draft) {
         let (world, agent) = (self.world, self.agent);
         let idle = agent.node.is_some_and(|node| node.view.activity.is_idle());
-        let Some(label) = world.settings.labels.get(agent.label) else { return };
+        let Some(label) = agent.settings else { return };
         if idle && self.master_is_fresh() && draft.due(world.now, agent.since(world) + label.launch_timeout) {
             let cause = FailureCause::NeverAttached;
             self.leave(Reason::Failed { cause }, draft);
@@ -526,8 +526,8 @@ impl Way<'_> {
 
     /// Holds a failed agent where its label asks for that and has not enough of them yet.
     fn keep_for_inspection(&self, cause: FailureCause, draft: &mut Draft) -> bool {
-        let (world, agent) = (self.world, self.agent);
-        let most = world.settings.labels.get(agent.label).map_or(0, |label| label.hold_on_failure);
+        let agent = self.agent;
+        let most = agent.settings.map_or(0, |label| label.hold_on_failure);
         if most == 0 {
             return false;
         }

@@ -102,8 +102,8 @@ struct Usage {
 }
 
 impl Usage {
-    fn add(&mut self, resources: &Resources) {
-        self.agents = self.agents.saturating_add(1);
+    fn add(&mut self, agents: u32, resources: &Resources) {
+        self.agents = self.agents.saturating_add(agents);
         self.resources.add(resources);
     }
 
@@ -126,6 +126,27 @@ impl Place<'_> {
         let master = self.master.cloned().map(Scope::Master);
         let own = [Scope::Global, Scope::Label(self.label.clone()), Scope::Provider(self.provider.clone())];
         own.into_iter().chain(master)
+    }
+}
+
+/// What the agents of one place take.
+struct Tally<'a> {
+    place: Place<'a>,
+    /// When the free capacity of the provider was read.
+    read: Option<Moment>,
+    /// Agents that hold capacity.
+    holds: u32,
+    /// Those of them that were born since `read`.
+    since_read: u32,
+    /// Those of them that never attached.
+    unproven: u32,
+    /// Nodes without a unit.
+    nodes: u32,
+}
+
+impl<'a> Tally<'a> {
+    fn of(place: Place<'a>) -> Self {
+        Self { place, read: None, holds: 0, since_read: 0, unproven: 0, nodes: 0 }
     }
 }
 
@@ -162,33 +183,51 @@ impl<'a> Room<'a> {
                 *room.flights.entry(target).or_insert(0) += 1;
             }
         }
+        // Agents that are alike take the same room: counted first, looked up once.
+        let mut tallies: Vec<Tally<'a>> = Vec::new();
         for agent in agents {
-            let place = Place { label: agent.label, provider: agent.provider, master: agent.master };
-            if agent.holds_capacity() {
-                room.count(place, agent.born(world));
-                let attached = agent.memory.is_some_and(|memory| memory.attached);
-                if !attached && agent.failure().is_none() {
-                    *room.unproven.entry((agent.label, agent.provider)).or_insert(0) += 1;
-                }
-            } else if let (Some(master), Some(_)) = (agent.master, agent.node) {
-                // A node without a unit takes nothing but its place on the master.
-                room.masters.entry(master).or_default().add(&Resources::default());
+            if tallies.len() <= agent.kind {
+                let place = Place { label: agent.label, provider: agent.provider, master: agent.master };
+                let free = world.providers.get(agent.provider).and_then(|state| state.free.as_ref());
+                tallies.push(Tally { read: free.map(|(read, _)| *read), ..Tally::of(place) });
             }
+            let Some(tally) = tallies.get_mut(agent.kind) else { continue };
+            if agent.holds_capacity() {
+                tally.holds += 1;
+                tally.since_read += u32::from(tally.read.is_some_and(|read| agent.born(world) >= read));
+                let attached = agent.memory.is_some_and(|memory| memory.attached);
+                tally.unproven += u32::from(!attached && agent.failure().is_none());
+            } else if agent.node.is_some() {
+                tally.nodes += 1;
+            }
+        }
+        for tally in tallies {
+            room.count(&tally);
         }
         room
     }
 
-    fn count(&mut self, place: Place<'a>, born: Moment) {
-        let resources = self.resources(place.label);
-        self.global.add(resources);
-        self.labels.entry(place.label).or_default().add(resources);
-        self.providers.entry(place.provider).or_default().add(resources);
-        if let Some(master) = place.master {
-            self.masters.entry(master).or_default().add(resources);
+    fn count(&mut self, tally: &Tally<'a>) {
+        let Place { label, provider, master } = tally.place;
+        if tally.holds > 0 {
+            let resources = self.resources(label).times(tally.holds);
+            self.global.add(tally.holds, &resources);
+            self.labels.entry(label).or_default().add(tally.holds, &resources);
+            self.providers.entry(provider).or_default().add(tally.holds, &resources);
+            if let Some(master) = master {
+                self.masters.entry(master).or_default().add(tally.holds, &resources);
+            }
         }
-        let free = self.world.providers.get(place.provider).and_then(|state| state.free.as_ref());
-        if free.is_some_and(|(read, _)| born >= *read) {
-            self.since_read.entry(place.provider).or_default().add(resources);
+        if let (Some(master), 1..) = (master, tally.nodes) {
+            // A node without a unit takes nothing but its place on the master.
+            self.masters.entry(master).or_default().add(tally.nodes, &Resources::default());
+        }
+        if tally.since_read > 0 {
+            let launched = self.resources(label).times(tally.since_read);
+            self.since_read.entry(provider).or_default().add(&launched);
+        }
+        if tally.unproven > 0 {
+            *self.unproven.entry((label, provider)).or_insert(0) += tally.unproven;
         }
     }
 
@@ -199,8 +238,7 @@ impl<'a> Room<'a> {
 
     /// Takes the room of one more launch.
     pub fn take(&mut self, place: Place<'a>) {
-        self.count(place, self.world.now);
-        *self.unproven.entry((place.label, place.provider)).or_insert(0) += 1;
+        self.count(&Tally { holds: 1, since_read: 1, unproven: 1, ..Tally::of(place) });
         *self.flights.entry(Target::Provider(place.provider.clone())).or_insert(0) += 1;
         if let Some(master) = place.master {
             *self.flights.entry(Target::Master(master.clone())).or_insert(0) += 1;

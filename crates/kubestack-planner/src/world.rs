@@ -90,6 +90,8 @@ pub struct Health {
 pub struct DemandState {
     /// The last complete demand.
     pub snapshot: Option<DemandSnapshot>,
+    /// Since when each demand of it waits, in the same order.
+    pub since: Vec<Moment>,
     /// How the source answers.
     pub health: Health,
 }
