@@ -74,8 +74,9 @@ pub(crate) fn check() -> Result<()> {
         .args(["checkout-index", "--all", "--force", "--prefix"])
         .arg(format!("{}/", copy.display())))?;
     let cargo = |arguments: &[&str]| {
-        let mut command = Command::new("cargo");
-        command.args(arguments).args([
+        // What is broken may never come to an end.
+        let mut command = Command::new("timeout");
+        command.args(["240", "cargo"]).args(arguments).args([
             "-p",
             "kubestack-planner",
             "-p",
@@ -105,10 +106,14 @@ pub(crate) fn check() -> Result<()> {
         let output = cargo(&["test", "--no-fail-fast"]).output()?;
         std::fs::write(&file, whole)?;
         let caught = !output.status.success();
+        let endless = output.status.code() == Some(124);
         let report = String::from_utf8_lossy(&output.stdout);
         println!("{:<55} {}", breakage.name, if caught { "caught" } else { "NOT CAUGHT" });
         for test in failed(&report) {
             println!("    by {test}");
+        }
+        if endless {
+            println!("    by a test that does not end");
         }
         if !caught {
             missed.push(breakage.name);

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand, ValueEnum};
+use kubestack_queue::model::JobState;
 use std::path::PathBuf;
 
 /// Turns the demand of a CI system into one-job agents, and takes them away when their job is done.
@@ -36,6 +37,8 @@ pub(crate) enum Output {
     Table,
     /// JSON
     Json,
+    /// YAML
+    Yaml,
 }
 
 #[derive(Subcommand)]
@@ -100,6 +103,11 @@ pub(crate) enum Action {
     },
     /// Put a job into the built-in queue
     Submit(Submit),
+    /// Look at and cancel jobs of the built-in queue
+    Jobs {
+        #[command(subcommand)]
+        action: Jobs,
+    },
     /// Print the log of a job of the built-in queue
     Logs {
         /// The job's id
@@ -119,6 +127,34 @@ pub(crate) enum Action {
     Completions {
         /// For this shell
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Jobs {
+    /// List jobs, oldest first
+    List {
+        /// Only those in this state: queued, running, succeeded, failed or cancelled
+        #[arg(long)]
+        state: Option<JobState>,
+        /// Only those for this label
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// Show all that is known of a job
+    Show {
+        /// The job's id
+        job: String,
+    },
+    /// Cancel a job; one that runs is ended
+    Cancel {
+        /// The job's id
+        job: String,
+    },
+    /// Wait until a job ends and show how; exit status 0 only if it succeeded
+    Result {
+        /// The job's id
+        job: String,
     },
 }
 

@@ -1,16 +1,17 @@
 //! Jobs of the built-in queue: submit, look at the log, and run one as an agent.
 
-use crate::cli::{Output, Submit};
+use crate::cli::{Jobs, Output, Submit};
 use crate::{Exit, NO_SUCH_THING, USAGE, show};
 use anyhow::{Context, Result, anyhow};
-use kubestack_core::context::Secrets;
+use kubestack_core::context::{Clock, Secrets};
 use kubestack_core::error::ErrorKind;
+use kubestack_engine::clock::SystemClock;
 use kubestack_engine::config::Config;
 use kubestack_engine::secrets::HostSecrets;
 use kubestack_queue::agent::{self, AgentConfig};
 use kubestack_queue::client::QueueClient;
 use kubestack_queue::master::QueueConfig;
-use kubestack_queue::model::Submission;
+use kubestack_queue::model::{Job, JobState, Submission};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,23 +40,62 @@ pub(crate) async fn submit(path: &Path, submit: &Submit, output: Output) -> Resu
         timeout_ms: submit.timeout.map(|span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX)),
     };
     let job = client(path)?.submit(&job).await?;
-    match output {
-        Output::Json => show::json(&job),
-        Output::Table => show::line(&job.id.to_string()),
+    show::answer(output, &job, || show::line(&job.id.to_string()));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn jobs(path: &Path, action: &Jobs, output: Output) -> Result<ExitCode> {
+    let client = client(path)?;
+    let now = SystemClock::start().now();
+    match action {
+        Jobs::List { state, label } => {
+            let mut jobs = client.jobs().await?;
+            jobs.retain(|job| {
+                state.is_none_or(|state| job.state == state)
+                    && label.as_ref().is_none_or(|label| job.submission.label == *label)
+            });
+            show::answer(output, &jobs, || show::jobs(&jobs, now));
+        }
+        Jobs::Show { job } => {
+            let job = find(&client, job).await?;
+            show::answer(output, &job, || show::job(&job, now));
+        }
+        Jobs::Cancel { job } => {
+            let id = find(&client, job).await?.id;
+            let job = client.cancel(id).await?;
+            show::answer(output, &job, || show::job(&job, now));
+        }
+        Jobs::Result { job } => {
+            let mut job = find(&client, job).await?;
+            while !job.state.has_ended() {
+                // A log that grows, or a job that ends, answers at once.
+                client.log(job.id, job.log_bytes, Duration::from_secs(20)).await?;
+                job = client.job(job.id).await?;
+            }
+            show::answer(output, &job, || show::job(&job, SystemClock::start().now()));
+            if job.state != JobState::Succeeded {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The job of that id.
+async fn find(client: &QueueClient, id: &str) -> Result<Job> {
+    let unknown = || Exit { code: NO_SUCH_THING, text: format!("there is no job `{id}`") };
+    match client.job(id.parse().map_err(|_| unknown())?).await {
+        Err(error) if error.kind == ErrorKind::NotFound => Err(unknown().into()),
+        job => Ok(job?),
+    }
+}
+
 pub(crate) async fn logs(path: &Path, job: &str, follow: bool) -> Result<ExitCode> {
-    let unknown = || Exit { code: NO_SUCH_THING, text: format!("there is no job `{job}`") };
-    let id: u64 = job.parse().map_err(|_| unknown())?;
     let client = client(path)?;
+    let id = find(&client, job).await?.id;
     let mut offset = 0;
     loop {
-        let job = match client.job(id).await {
-            Err(error) if error.kind == ErrorKind::NotFound => return Err(unknown().into()),
-            job => job?,
-        };
+        let job = client.job(id).await?;
         let wait = if follow { Duration::from_secs(20) } else { Duration::ZERO };
         let bytes = client.log(id, offset, wait).await.context("cannot read the log")?;
         offset += bytes.len() as u64;

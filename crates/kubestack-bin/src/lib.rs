@@ -75,6 +75,7 @@ async fn act(cli: Cli) -> Result<ExitCode> {
         Action::Demo(demo) => demo::run(demo, cli.output).await,
         Action::Check => run::check(&cli.config),
         Action::Submit(submit) => jobs::submit(&cli.config, submit, cli.output).await,
+        Action::Jobs { action } => jobs::jobs(&cli.config, action, cli.output).await,
         Action::Logs { job, follow } => jobs::logs(&cli.config, job, *follow).await,
         Action::Agent => jobs::agent().await,
         Action::Plugins { action: Plugins::List } => {

@@ -1,6 +1,6 @@
 //! Commands that ask a running daemon.
 
-use crate::cli::{Action, Cli, Output};
+use crate::cli::{Action, Cli};
 use crate::control::Client;
 use crate::{Exit, NO_SUCH_THING, show};
 use anyhow::Result;
@@ -14,10 +14,7 @@ pub(crate) async fn act(cli: &Cli, action: &Action) -> Result<ExitCode> {
     let command = match action {
         Action::List => {
             let status = client.status().await?;
-            match cli.output {
-                Output::Json => show::json(&status),
-                Output::Table => show::status(&status),
-            }
+            show::answer(cli.output, &status, || show::status(&status));
             return Ok(ExitCode::SUCCESS);
         }
         Action::Explain { what } => {
@@ -27,13 +24,12 @@ pub(crate) async fn act(cli: &Cli, action: &Action) -> Result<ExitCode> {
                     format!("nothing here is called `{what}`; name a label, or an agent's name or uid");
                 return Err(Exit { code: NO_SUCH_THING, text }.into());
             }
-            match cli.output {
-                Output::Json => show::json(&lines),
-                Output::Table if lines.is_empty() => {
-                    show::line(&format!("nothing waits for {what}, and it has no agents"))
+            show::answer(cli.output, &lines, || {
+                if lines.is_empty() {
+                    show::line(&format!("nothing waits for {what}, and it has no agents"));
                 }
-                Output::Table => lines.iter().for_each(|line| show::line(&show::plain(line))),
-            }
+                lines.iter().for_each(|line| show::line(&show::plain(line)));
+            });
             return Ok(ExitCode::SUCCESS);
         }
         Action::Create { label } => Command::Create { label: label.as_str().into() },
@@ -46,9 +42,6 @@ pub(crate) async fn act(cli: &Cli, action: &Action) -> Result<ExitCode> {
         _ => Command::Resume,
     };
     let text = client.command(command).await?;
-    match cli.output {
-        Output::Json => show::json(&serde_json::json!({ "done": text })),
-        Output::Table => show::line(&text),
-    }
+    show::answer(cli.output, &serde_json::json!({ "done": text }), || show::line(&text));
     Ok(ExitCode::SUCCESS)
 }

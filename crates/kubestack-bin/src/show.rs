@@ -1,10 +1,12 @@
 //! What people see: tables and sentences. The only module that prints.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this module is the program's output")]
 
+use crate::cli::Output;
 use comfy_table::{Table, presets};
 use kubestack_core::registry::Plugin;
 use kubestack_core::time::{Moment, Span};
 use kubestack_engine::Status;
+use kubestack_queue::model::Job;
 use std::io::Write;
 use std::time::Duration;
 
@@ -30,9 +32,66 @@ pub(crate) fn progress(text: &str) {
     let _ = std::io::stderr().flush();
 }
 
-/// Prints anything as JSON.
-pub(crate) fn json(value: &impl serde::Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+/// Prints an answer in the form that was asked for.
+pub(crate) fn answer(output: Output, value: &impl serde::Serialize, for_people: impl FnOnce()) {
+    match output {
+        Output::Table => for_people(),
+        Output::Json => line(&serde_json::to_string_pretty(value).unwrap_or_default()),
+        Output::Yaml => line(serde_saphyr::to_string(value).unwrap_or_default().trim_end()),
+    }
+}
+
+/// Jobs of the built-in queue.
+pub(crate) fn jobs(jobs: &[Job], now: Moment) {
+    let mut rows = table(&["id", "label", "state", "age", "agent", "command", "about"]);
+    for job in jobs {
+        rows.add_row([
+            job.id.to_string(),
+            plain(&job.submission.label),
+            job.state.to_string(),
+            ago(now, job.submitted),
+            job.agent.as_deref().map_or("-".to_owned(), plain),
+            shortened(&job.submission.command.join(" ")),
+            plain(job.cause.as_deref().or(job.why.as_deref()).unwrap_or_default()),
+        ]);
+    }
+    if jobs.is_empty() {
+        line("no jobs");
+    } else {
+        line(&rows.trim_fmt());
+    }
+}
+
+/// One job, a line for each thing known.
+pub(crate) fn job(job: &Job, now: Moment) {
+    let mut facts = vec![
+        ("id", job.id.to_string()),
+        ("state", job.state.to_string()),
+        ("label", job.submission.label.clone()),
+        ("command", job.submission.command.join(" ")),
+        ("submitted", format!("{} ago", ago(now, job.submitted))),
+        ("attempts", job.attempts.to_string()),
+    ];
+    let took = job.started.zip(job.ended).map(|(from, to)| Span(to.since(from)).to_string());
+    let more = [
+        ("agent", job.agent.clone()),
+        ("took", took),
+        ("exit code", job.exit_code.map(|code| code.to_string())),
+        ("cause", job.cause.clone()),
+        ("waits", job.why.clone()),
+        ("log", (job.log_bytes > 0).then(|| format!("{} bytes", job.log_bytes))),
+    ];
+    facts.extend(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    for (name, value) in facts {
+        line(&format!("{name:<10} {}", plain(&value)));
+    }
+}
+
+/// Enough of a command to know it by.
+fn shortened(text: &str) -> String {
+    const ROOM: usize = 40;
+    let text = plain(text);
+    if text.chars().count() <= ROOM { text } else { text.chars().take(ROOM - 1).chain(['…']).collect() }
 }
 
 /// A table without lines, as tools print them.

@@ -327,6 +327,8 @@ impl<'a> Agent<'a> {
         match node.view.activity {
             Activity::Slots { used: 1.., .. } => AgentState::Busy,
             Activity::Unknown => AgentState::Unknown,
+            // Its master has forgotten its job as well: to show none proves nothing before it is back.
+            Activity::Slots { .. } if self.memory.is_some_and(|memory| memory.awaited) => AgentState::Unknown,
             Activity::Slots { .. } => match self.used_since(node) {
                 // Evidence that came in after this look began: the look may simply be the older of the two.
                 Some(evidence) if evidence >= node.began => AgentState::Busy,

@@ -470,6 +470,7 @@ impl World {
                 self.node_enrolled(Some(master), (**marks).clone());
                 if let Some(memory) = self.memory.agents.get_mut(agent) {
                     memory.forgotten = false;
+                    memory.awaited = true;
                 }
             }
             Step::Connect { .. } => {
@@ -671,6 +672,7 @@ fn remember_node(
     }
     let first = view.online && !entry.attached;
     entry.attached |= view.online;
+    entry.awaited &= !view.online && !view.activity.is_busy();
     first.then(|| (entry.label.clone(), entry.provider.clone()))
 }
 

@@ -54,6 +54,9 @@ pub struct AgentMemory {
     pub never_launched: bool,
     /// Its node went missing when its master's session changed.
     pub forgotten: bool,
+    /// Its master was told to expect it again, and has not seen it since.
+    #[serde(default)]
+    pub awaited: bool,
     /// The master was told to connect to it.
     pub connected: bool,
     /// It failed.
@@ -90,6 +93,7 @@ impl AgentMemory {
             detached: false,
             never_launched: false,
             forgotten: false,
+            awaited: false,
             connected: false,
             failure: None,
             surplus_since: None,

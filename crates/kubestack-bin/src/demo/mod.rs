@@ -65,10 +65,7 @@ pub(crate) async fn run(args: &cli::Demo, output: Output) -> Result<ExitCode> {
         left.push(format!("directory {}", root.display()));
     }
     let report = report::report(&mix, &jobs, &agents, &launches.names(), left, took);
-    match output {
-        Output::Json => show::json(&report),
-        Output::Table => report.print(),
-    }
+    show::answer(output, &report, || report.print());
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -159,7 +156,7 @@ async fn watch(
     clock: &dyn Clock,
     output: Output,
 ) -> Result<(Vec<Job>, BTreeMap<String, Sighting>)> {
-    let quiet = output == Output::Json;
+    let quiet = output != Output::Table;
     let mut progress = Progress::new(quiet);
     wait_until_up(client, clock).await?;
     for job in mix {
