@@ -220,6 +220,12 @@ impl Who {
         self.marks.agent()
     }
 
+    /// The agent that this launch is about, as its unit shows it.
+    pub fn launched(stage: &Stage, launch: &Launch, time: u64) -> Self {
+        let unit = stage.unit_of(launch, time);
+        Self { marks: unit.marks, uid: unit.uid, created: unit.created, version: 0 }
+    }
+
     /// Its unit in that phase.
     pub fn unit(&self, phase: UnitPhase) -> Unit {
         Unit::new(self.uid.clone(), self.marks.clone(), phase, self.created).version(self.version)
@@ -278,9 +284,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A leader that has waited for the sends of the one before.
+    /// A leader that has waited for the sends of the one before. The agents of [`who`] are of the term before
+    /// its own: a leader never meets a name that it would give itself.
     pub fn new(settings: Settings) -> Self {
-        Self { world: World::new("ci".into(), 1, settings, at(0)), written: BTreeMap::new() }
+        Self { world: World::new("ci".into(), 2, settings, at(0)), written: BTreeMap::new() }
     }
 
     pub fn fact(&mut self, time: u64, fact: Fact) -> &mut Self {
@@ -386,6 +393,11 @@ impl Stage {
 
     /// Sends what is planned, and every step has its effect at once. Launched units are pending.
     pub fn perform(&mut self, time: u64) -> Vec<String> {
+        told(&self.carry_out(time))
+    }
+
+    /// The same; returns the plan.
+    pub fn carry_out(&mut self, time: u64) -> Plan {
         let plan = self.settle(time);
         for planned in &plan.steps {
             self.fact(time, Fact::Sent(planned.step.clone()));
@@ -398,7 +410,7 @@ impl Stage {
             };
             self.ended(time, planned.step.agent(), outcome);
         }
-        told(&plan)
+        plan
     }
 
     pub fn unit_of(&self, launch: &Launch, time: u64) -> Unit {
