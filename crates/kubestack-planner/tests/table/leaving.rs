@@ -164,7 +164,6 @@ fn a_finalized_hint_makes_an_idle_agent_done_at_the_next_look() {
 }
 
 #[test]
-#[ignore = "defect: the assumed node of a re-enrolled agent counts as seen idle, and its durable job is drained away"]
 fn a_restarted_master_that_forgot_a_living_agent_is_told_to_expect_it_again() {
     let a = who("a", 1);
     let mut stage = Stage::new(simple());
