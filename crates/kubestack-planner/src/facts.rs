@@ -12,7 +12,7 @@ use kubestack_core::completion::{Completion, CompletionEvent};
 use kubestack_core::demand::DemandSnapshot;
 use kubestack_core::error::ErrorKind;
 use kubestack_core::marks::Marks;
-use kubestack_core::name::{AgentName, MasterName, ProviderName, SourceName, Uid};
+use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName, SourceName, Uid};
 use kubestack_core::provider::{MarkPatch, Unit, UnitPhase, UnitRef};
 use kubestack_core::resources::Resources;
 use kubestack_core::time::Moment;
@@ -401,8 +401,27 @@ impl World {
             if let Some(request) = launch.request {
                 self.intent.creates.remove(&request);
             }
+            let class = launch.class.clone();
+            self.counts_were_served(&class);
         }
         self.flights.insert(step.agent().clone(), Flight { step, sent: now, doubt: None });
+    }
+
+    /// Nobody tells the age of a count. Its oldest job is taken to be the one that an agent was just launched for:
+    /// with the age of its first sight for ever, it would win each tie.
+    fn counts_were_served(&mut self, needs: &BTreeSet<LabelName>) {
+        let now = self.now;
+        for (source, state) in &mut self.demand {
+            let demands = state.snapshot.iter().flat_map(|snapshot| &snapshot.demands);
+            for (demand, since) in demands.zip(&mut state.since) {
+                if demand.id.is_none() && demand.since.is_none() && demand.needs == *needs {
+                    *since = now;
+                    if let Some(seen) = self.memory.first_seen.get_mut(source) {
+                        seen.insert(crate::step::join(needs), now);
+                    }
+                }
+            }
+        }
     }
 
     fn ended(&mut self, agent: &AgentName, outcome: Outcome) {
@@ -648,7 +667,7 @@ fn remember_node(
     view: &AgentView,
     known: Option<&NodeState>,
     now: Moment,
-) -> Option<(kubestack_core::name::LabelName, ProviderName)> {
+) -> Option<(LabelName, ProviderName)> {
     let entry = match (memory.agents.get_mut(name), &view.marks) {
         (Some(entry), _) => entry,
         (None, Some(marks)) => memory.agents.entry(name.clone()).or_insert(AgentMemory::new(

@@ -211,14 +211,13 @@ impl<'a, 'w> Filling<'a, 'w> {
         })
     }
 
-    /// Keeps a shared cap for a class that waits for it and nothing else, and that it can hold at all.
+    /// Keeps shared caps for a class that waits for them and nothing else, and that they can hold at all.
     fn reserve(&mut self, blocker: &Blocker, place: Option<Place<'w>>) {
         if let (Blocker::Caps { full }, Some(place)) = (blocker, place)
-            && let [scope] = full.as_slice()
-            && !matches!(scope, Scope::Label(_))
+            && !full.iter().any(|scope| matches!(scope, Scope::Label(_)))
             && self.room.could_ever_hold(place)
         {
-            self.reserved.insert(scope.clone());
+            self.reserved.extend(full.iter().cloned());
         }
     }
 
