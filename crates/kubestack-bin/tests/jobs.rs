@@ -110,3 +110,73 @@ fn a_job_that_waits_says_why_and_can_be_cancelled() {
         assert!(String::from_utf8(unknown.stderr).unwrap().contains("no job `4711`"));
     }
 }
+
+/// Whether a process runs; one that nobody has waited for yet does not.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn a_job_over_its_timeout_ends_with_all_its_processes_even_if_they_will_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().canonicalize().unwrap());
+    let stubborn = "trap '' TERM; sh -c \"trap '' TERM; sleep 600\" & echo $!; wait";
+    let job = daemon.said(&["submit", "--label", "a", "--timeout", "500ms", "--", "sh", "-c", stubborn]);
+    let job = job.trim();
+    let result = daemon.call(&["jobs", "result", job]);
+    assert_eq!(result.status.code(), Some(1));
+    let shown = String::from_utf8(result.stdout).unwrap();
+    assert!(shown.contains("ended after its timeout of 0.5 s"), "{shown}");
+    let grandchild = daemon.said(&["logs", job]);
+    assert!(!grandchild.trim().is_empty() && !runs(grandchild.trim()), "{grandchild} still runs");
+}
+
+#[test]
+fn a_running_job_that_is_cancelled_ends_with_all_its_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().canonicalize().unwrap());
+    let job = daemon.said(&["submit", "--label", "a", "--", "sh", "-c", "sleep 600 & echo $!; wait"]);
+    let job = job.trim();
+    let mut grandchild = String::new();
+    while grandchild.is_empty() {
+        grandchild = daemon.said(&["logs", job]);
+    }
+    assert!(runs(grandchild.trim()), "its output is there while it runs");
+    daemon.said(&["jobs", "cancel", job]);
+    assert!(String::from_utf8(daemon.call(&["jobs", "result", job]).stdout).unwrap().contains("cancelled"));
+    assert!(!runs(grandchild.trim()), "{grandchild} still runs");
+}
+
+#[test]
+fn what_a_job_leaves_behind_neither_holds_it_up_nor_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().canonicalize().unwrap());
+    let job = daemon.said(&["submit", "--label", "a", "--", "sh", "-c", "sleep 600 & echo $!"]);
+    let job = job.trim();
+    daemon.said(&["jobs", "result", job]);
+    let left = daemon.said(&["logs", job]);
+    assert!(!left.trim().is_empty() && !runs(left.trim()), "{left} still runs");
+}
+
+#[test]
+fn a_job_sees_its_own_environment_and_no_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().canonicalize().unwrap());
+    let job = daemon.said(&["submit", "--label", "a", "--env", "MINE=1", "--", "env"]);
+    daemon.said(&["jobs", "result", job.trim()]);
+    let env = daemon.said(&["logs", job.trim()]);
+    assert!(env.contains("MINE=1\n") && env.contains("KUBESTACK_AGENT_NAME=jobs-a-"), "{env}");
+    assert!(!env.contains("TOKEN") && !env.contains("t0ken") && !env.contains("QUEUE_URL"), "{env}");
+}
+
+#[test]
+fn output_arrives_whole_whatever_bytes_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().canonicalize().unwrap());
+    let script = "printf '\\377\\000\\n'; head -c 3000000 /dev/zero | tr '\\0' x";
+    let job = daemon.said(&["submit", "--label", "a", "--", "sh", "-c", script]);
+    daemon.said(&["jobs", "result", job.trim()]);
+    let log = daemon.call(&["logs", job.trim()]).stdout;
+    assert_eq!((log.len(), log.starts_with(b"\xff\0\nxxx")), (3_000_003, true));
+}
