@@ -254,7 +254,7 @@ impl World {
         }
         let by_uid = state.units.entry(unit.name.clone()).or_default();
         if let Some(known) = by_uid.get_mut(&unit.uid) {
-            let versions = known.unit.version > 0 && unit.version > 0;
+            let versions = known.unit.version > 0 && unit.version > 0 && known.unit.version != unit.version;
             let older = if versions { known.unit.version > unit.version } else { known.began > began };
             known.began = known.began.max(began);
             if older {
@@ -352,6 +352,12 @@ impl World {
             if known.began >= began {
                 state.nodes.insert(name, known);
             } else if let Some(memory) = self.memory.agents.get_mut(&name) {
+                // A removal in doubt that had its effect after all is ours, not somebody's hand.
+                let doubt = self.flights.get(&name).and_then(|flight| match flight.step {
+                    Step::RemoveNode { .. } => flight.doubt,
+                    _ => None,
+                });
+                memory.detached |= doubt.is_some_and(|doubt| began > doubt);
                 memory.node_missing.get_or_insert(now);
                 memory.forgotten |= restarted;
             }
@@ -534,9 +540,11 @@ impl World {
     }
 
     fn marked(&mut self, agent: &AgentName, provider: &ProviderName, patch: &MarkPatch) {
+        let now = self.now;
         let units = self.providers.get_mut(provider).and_then(|state| state.units.get_mut(agent));
         for known in units.into_iter().flat_map(|units| units.values_mut()) {
             patch.apply(&mut known.unit.marks);
+            known.began = known.began.max(now);
         }
     }
 

