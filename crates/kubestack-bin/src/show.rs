@@ -1,5 +1,5 @@
 //! What people see: tables and sentences. The only module that prints.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this module is the program's output")]
+#![expect(clippy::print_stderr, reason = "this module is the program's output")]
 
 use crate::cli::Output;
 use comfy_table::{Table, presets};
