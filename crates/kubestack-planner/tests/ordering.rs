@@ -102,8 +102,10 @@ fn an_acknowledged_mark_is_believed_until_a_later_read_contradicts_it() {
     stage.intend(2, |intent| {
         intent.holds.insert(a.name(), Hold::Hold("look at it".to_owned()));
     });
+    let step = stage.plan(2).steps.remove(0).step;
     same(&stage.send(2), &["mark ci-a-1-1: operator"]);
-    stage.ended(5, &a.name(), Outcome::Done);
+    let marked = stage.marked(&step);
+    stage.ended(5, &a.name(), Outcome::Unit(marked));
     units(&mut stage, 6, 4, &[(&a, Seen::Idle)]);
     assert!(matches!(state(&stage, &a.name()), Some(AgentState::Held(_))), "{:?}", state(&stage, &a.name()));
 }

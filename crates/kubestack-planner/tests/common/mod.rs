@@ -363,12 +363,15 @@ impl Stage {
 
     /// Plans, and remembers what the plan wants to have remembered, as often as it has something new to say.
     pub fn settle(&mut self, time: u64) -> Plan {
-        let plan = self.plan(time);
-        if plan.notes.is_empty() {
-            return plan;
+        let mut plan = self.plan(time);
+        // A failure makes it no supply, which makes it no surplus either: that takes a second round.
+        for _ in 0..3 {
+            if plan.notes.is_empty() {
+                return plan;
+            }
+            self.fact(time, Fact::Noted(plan.notes));
+            plan = self.plan(time);
         }
-        self.fact(time, Fact::Noted(plan.notes));
-        let plan = self.plan(time);
         assert!(plan.notes.is_empty(), "notes do not settle: {:?}", plan.notes);
         plan
     }
@@ -380,11 +383,20 @@ impl Stage {
 
     /// Sends what is planned then.
     pub fn send(&mut self, time: u64) -> Vec<String> {
-        let plan = self.settle(time);
+        told(&self.send_plan(time))
+    }
+
+    /// What is planned then is sent, and what the plan wants to have remembered is remembered: in this order.
+    pub fn send_plan(&mut self, time: u64) -> Plan {
+        let mut plan = self.plan(time);
+        if plan.steps.is_empty() {
+            plan = self.settle(time);
+        }
         for planned in &plan.steps {
             self.fact(time, Fact::Sent(planned.step.clone()));
         }
-        told(&plan)
+        self.fact(time, Fact::Noted(plan.notes.clone()));
+        plan
     }
 
     pub fn ended(&mut self, time: u64, agent: &AgentName, outcome: Outcome) -> &mut Self {
@@ -398,14 +410,14 @@ impl Stage {
 
     /// The same; returns the plan.
     pub fn carry_out(&mut self, time: u64) -> Plan {
-        let plan = self.settle(time);
+        let plan = self.send_plan(time);
         for planned in &plan.steps {
-            self.fact(time, Fact::Sent(planned.step.clone()));
             if let Step::Mark { agent, patch, .. } = &planned.step {
                 self.written.entry(agent.clone()).or_default().push(patch.clone());
             }
             let outcome = match &planned.step {
                 Step::Launch(launch) => Outcome::Unit(self.unit_of(launch, time)),
+                Step::Mark { .. } => Outcome::Unit(self.marked(&planned.step)),
                 _ => Outcome::Done,
             };
             self.ended(time, planned.step.agent(), outcome);
@@ -417,6 +429,15 @@ impl Stage {
         let marks = launch.marks(&self.world.instance, self.world.term);
         let uid = format!("uid-{}", launch.agent);
         Unit::new(uid.into(), marks, UnitPhase::Pending { cause: None, text: String::new() }, at(time))
+    }
+
+    /// The unit that this step marks, as it is then.
+    pub fn marked(&self, step: &Step) -> Unit {
+        let Step::Mark { agent, provider, uid, patch } = step else { panic!("no mark: {step:?}") };
+        let units = self.world.providers.get(provider).and_then(|state| state.units.get(agent));
+        let mut unit = units.and_then(|units| units.get(uid)).expect("what is marked is there").unit.clone();
+        patch.apply(&mut unit.marks);
+        unit
     }
 
     /// Nothing but time passes until the plan's next wake; returns what is planned then.
