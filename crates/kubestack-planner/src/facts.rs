@@ -266,6 +266,7 @@ impl World {
         });
         memory.gone = None;
         memory.never_launched = false;
+        memory.was_held |= unit.marks.held.is_some();
         if let Some(job) = &unit.marks.used
             && memory.used.is_none()
         {
@@ -545,6 +546,8 @@ impl World {
         for known in units.into_iter().flat_map(|units| units.values_mut()) {
             patch.apply(&mut known.unit.marks);
             known.began = known.began.max(now);
+            let memory = self.memory.agents.get_mut(agent);
+            memory.into_iter().for_each(|memory| memory.was_held |= known.unit.marks.held.is_some());
         }
     }
 

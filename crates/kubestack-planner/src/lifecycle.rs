@@ -177,7 +177,7 @@ impl Way<'_> {
             return;
         }
         if let Some(cause) = agent.failure() {
-            return self.leave(Reason::Failed { cause }, draft);
+            return self.give_up(cause, draft);
         }
         let born = agent.born(world);
         let pending = match &unit.unit.phase {
@@ -528,7 +528,7 @@ impl Way<'_> {
     fn keep_for_inspection(&self, cause: FailureCause, draft: &mut Draft) -> bool {
         let agent = self.agent;
         let most = agent.settings.map_or(0, |label| label.hold_on_failure);
-        if most == 0 {
+        if most == 0 || agent.memory.is_some_and(|memory| memory.was_held) {
             return false;
         }
         let held = draft.held.get(agent.label).copied().unwrap_or(0);

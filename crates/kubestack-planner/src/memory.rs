@@ -54,6 +54,9 @@ pub struct AgentMemory {
     pub never_launched: bool,
     /// Its node went missing when its master's session changed.
     pub forgotten: bool,
+    /// It was held: once released, it is not kept for inspection again.
+    #[serde(default)]
+    pub was_held: bool,
     /// Its master was told to expect it again, and has not seen it since.
     #[serde(default)]
     pub awaited: bool,
@@ -93,6 +96,7 @@ impl AgentMemory {
             detached: false,
             never_launched: false,
             forgotten: false,
+            was_held: false,
             awaited: false,
             connected: false,
             failure: None,

@@ -260,7 +260,6 @@ fn so_many_failed_agents_are_kept_for_inspection_and_no_more() {
 }
 
 #[test]
-#[ignore = "defect: known to have failed, an agent is let go although its mark did not get through"]
 fn a_failed_agent_is_kept_even_if_its_mark_does_not_get_through_at_first() {
     let a = who("a", 1);
     let mut settings = simple();
