@@ -164,8 +164,11 @@ impl<'a, 'w> Filling<'a, 'w> {
                             verdict.waits_for.insert(agent);
                         }
                     }
-                    if let Some(until) = blocker.until() {
-                        draft.wake(until);
+                    for place in self.places(&class.key) {
+                        self.blocker(place)
+                            .and_then(|blocker| blocker.until())
+                            .into_iter()
+                            .for_each(|at| draft.wake(at));
                     }
                     verdict.blocked = Some(blocker);
                 }
@@ -314,13 +317,14 @@ impl<'a, 'w> Filling<'a, 'w> {
             } else {
                 settings.masters.iter().map(Some).collect()
             };
-            let place = settings
-                .providers
-                .iter()
-                .flat_map(|provider| {
-                    masters.iter().map(move |master| Place { label, provider, master: *master })
-                })
-                .find(|place| self.blocker(*place).is_none());
+            let mut places = settings.providers.iter().flat_map(|provider| {
+                masters.iter().map(move |master| Place { label, provider, master: *master })
+            });
+            let place = places.find(|place| {
+                let blocker = self.blocker(*place);
+                blocker.as_ref().and_then(Blocker::until).into_iter().for_each(|until| draft.wake(until));
+                blocker.is_none()
+            });
             if let Some(place) = place {
                 let class = BTreeSet::from([label.clone()]);
                 self.launch(place, None, &class, Some(*request), Reason::Operator, draft);

@@ -52,14 +52,10 @@ impl Draft {
 
 /// What an agent's own state asks for.
 pub(crate) fn advance(world: &World, agent: &Agent<'_>, draft: &mut Draft) {
+    if !is_free(world, agent, draft) {
+        return;
+    }
     duplicates(world, agent, draft);
-    if agent.flight.is_some() {
-        return;
-    }
-    if let Some(until) = world.backed_off(&crate::step::Target::Agent(agent.name.clone())) {
-        draft.wake(until);
-        return;
-    }
     let way = Way { world, agent };
     if way.operator(draft) || way.lifetime(draft) {
         return;
@@ -81,14 +77,21 @@ pub(crate) fn advance(world: &World, agent: &Agent<'_>, draft: &mut Draft) {
 
 /// Sends an agent on its way out, for that reason, as far as one step goes.
 pub(crate) fn retire(world: &World, agent: &Agent<'_>, reason: Reason, draft: &mut Draft) {
-    if agent.flight.is_none() {
+    if is_free(world, agent, draft) {
         Way { world, agent }.leave(reason, draft);
     }
 }
 
+/// Whether no step about it is under way, and none failed a moment ago.
+fn is_free(world: &World, agent: &Agent<'_>, draft: &mut Draft) -> bool {
+    let until = world.backed_off(&crate::step::Target::Agent(agent.name.clone()));
+    until.into_iter().for_each(|until| draft.wake(until));
+    agent.flight.is_none() && until.is_none()
+}
+
 /// Two units of one name: the younger goes, by its uid.
 fn duplicates(world: &World, agent: &Agent<'_>, draft: &mut Draft) {
-    let Some(eldest) = agent.unit.filter(|_| agent.twins && agent.flight.is_none()) else { return };
+    let Some(eldest) = agent.unit.filter(|_| agent.twins) else { return };
     for (provider, state) in &world.providers {
         for unit in state.units.get(agent.name).into_iter().flat_map(|units| units.values()) {
             let other = unit.unit.uid != eldest.unit.uid;

@@ -65,6 +65,7 @@ pub fn plan(world: &World) -> Plan {
     let matching = demand::assign(world, &agents, &mut view);
     let mut room = Room::new(world, &agents);
     // What ends things goes first: it makes room, and it must not wait behind launches.
+    wait_for_systems(world, &mut draft);
     draft.steps.retain(|(step, _)| room.fly(step));
     let urgent = draft.steps.len();
     let mut filling = Filling::new(world, &agents, room, &matching);
@@ -72,6 +73,7 @@ pub fn plan(world: &World) -> Plan {
     let verdicts = filling.grant(&view, &mut draft);
     filling.min_ready(&mut draft);
     filling.let_go(&view, &matching, &mut draft);
+    wait_for_systems(world, &mut draft);
     let mut index = 0;
     draft.steps.retain(|(step, _)| {
         index += 1;
@@ -106,6 +108,20 @@ pub fn plan(world: &World) -> Plan {
     }
 }
 
+/// The smallest step of time.
+const INSTANT: std::time::Duration = std::time::Duration::from_micros(1);
+
+/// A system that asked everybody to wait gets no step before its time.
+fn wait_for_systems(world: &World, draft: &mut Draft) {
+    let mut steps = std::mem::take(&mut draft.steps);
+    steps.retain(|(step, _)| {
+        let until = step.targets().filter_map(|target| world.backed_off(&target)).max();
+        until.into_iter().for_each(|until| draft.wake(until));
+        until.is_none()
+    });
+    draft.steps = steps;
+}
+
 /// When an observation is about to become stale, the report changes by time alone.
 fn staleness_wake(world: &World, draft: &mut Draft) {
     let heard = world
@@ -115,10 +131,11 @@ fn staleness_wake(world: &World, draft: &mut Draft) {
         .chain(world.providers.values().map(|state| &state.health))
         .chain(world.masters.values().map(|state| &state.health));
     for heard in heard.filter_map(|health| health.heard) {
-        let stale = heard + world.settings.policy.stale_after + std::time::Duration::from_millis(1);
-        if stale > world.now {
-            draft.wake(stale);
-        }
+        draft.due(world.now, heard + world.settings.policy.stale_after + INSTANT);
+    }
+    // A provider never seen counts as down from then on.
+    if world.providers.values().any(|provider| provider.complete.is_none()) {
+        draft.due(world.now, world.launch_from + world.settings.policy.stale_after + INSTANT);
     }
 }
 

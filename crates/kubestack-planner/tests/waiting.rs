@@ -189,7 +189,6 @@ fn an_agent_whose_step_failed_waits() {
 }
 
 #[test]
-#[ignore = "defect: what filling lets go of (surplus, reclaim, cancelled) does not look at the agent's back-off"]
 fn surplus_whose_drain_failed_waits_as_well() {
     let a = who("a", 1);
     let mut stage = Stage::new(simple());
@@ -202,7 +201,6 @@ fn surplus_whose_drain_failed_waits_as_well() {
 }
 
 #[test]
-#[ignore = "defect: the younger of two units is destroyed again at once, whatever the agent's back-off says"]
 fn a_duplicate_whose_destroy_failed_waits_as_well() {
     let elder = who("a", 1);
     let younger = elder.clone().created(5).uid("other");
@@ -216,7 +214,6 @@ fn a_duplicate_whose_destroy_failed_waits_as_well() {
 }
 
 #[test]
-#[ignore = "defect: a system that asks everybody to wait is asked on by all steps but launches"]
 fn a_system_that_asks_to_wait_is_left_alone() {
     let (one, two) = (who("a", 1).used("j"), who("a", 2).used("k"));
     let mut stage = Stage::new(simple());
@@ -251,7 +248,6 @@ fn a_master_that_asks_to_wait_gets_no_launches() {
 // When to wake.
 
 #[test]
-#[ignore = "defect: only the nearest place's blocker sets the wake"]
 fn a_place_that_opens_by_time_sets_the_wake_though_another_is_at_its_cap() {
     let mut settings = settings(&["m"], &["p", "q"], &["a"]);
     settings.providers.get_mut("p").unwrap().limit = agents(0);
@@ -264,7 +260,6 @@ fn a_place_that_opens_by_time_sets_the_wake_though_another_is_at_its_cap() {
 }
 
 #[test]
-#[ignore = "defect: a blocked request of the operator sets no wake"]
 fn a_request_that_waits_for_time_sets_the_wake() {
     let mut stage = Stage::new(simple());
     look(&mut stage, 1, 0, &[]);
@@ -276,7 +271,6 @@ fn a_request_that_waits_for_time_sets_the_wake() {
 }
 
 #[test]
-#[ignore = "defect: that a provider never seen counts as down from some moment on sets no wake"]
 fn a_provider_never_seen_counts_as_down_after_a_while() {
     let mut stage = Stage::new(settings(&["m"], &["p", "q"], &["a"]));
     stage.demand(80, "m", vec![count(1, &["a"])]).see_nodes(80, &[]);
@@ -286,7 +280,6 @@ fn a_provider_never_seen_counts_as_down_after_a_while() {
 }
 
 #[test]
-#[ignore = "defect: a look is stale one microsecond after its time, and the wake comes a millisecond after it"]
 fn the_wake_for_a_look_that_grows_stale_is_the_moment_at_which_it_is_stale() {
     let mut stage = Stage::new(simple());
     stage.configure(0, |settings| settings.limit = agents(0));
