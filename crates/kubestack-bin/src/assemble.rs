@@ -8,21 +8,21 @@ use kubestack_core::registry::{Build, PluginKind, find};
 use kubestack_engine::clock::SystemClock;
 use kubestack_engine::config::{Config, PluginEntry};
 use kubestack_engine::coordination::LocalCoordination;
-use kubestack_engine::secrets::HostSecrets;
+use kubestack_engine::secrets::{NotedSecrets, SecretFiles};
 use kubestack_engine::{Builder, Engine};
 use kubestack_planner::settings::SourceSettings;
 use std::sync::Arc;
 
-/// Everything that the configuration names, with nothing started.
-pub(crate) fn builder(config: &Config) -> Result<Builder> {
+/// Everything that the configuration names, with nothing started; and the secret files that were read for it.
+pub(crate) fn builder(config: &Config) -> Result<(Builder, SecretFiles)> {
     let clock = Arc::new(SystemClock::start());
     let mut builder = Engine::builder(config.setup.clone())
         .clock(clock.clone())
         .coordination(Arc::new(LocalCoordination::new(&config.state_dir)));
     let instance = config.setup.instance.clone();
-    let secrets = Arc::new(HostSecrets);
+    let secrets = Arc::new(NotedSecrets::default());
     let context =
-        BuildContext::new("", instance, clock, builder.spawner(), secrets, config.state_dir.clone());
+        BuildContext::new("", instance, clock, builder.spawner(), secrets.clone(), config.state_dir.clone());
     let all = [
         (PluginKind::Master, &config.masters),
         (PluginKind::Provider, &config.providers),
@@ -34,7 +34,7 @@ pub(crate) fn builder(config: &Config) -> Result<Builder> {
             builder = add(builder, &context, kind, entry)?;
         }
     }
-    Ok(builder)
+    Ok((builder, secrets.files()))
 }
 
 fn add(builder: Builder, context: &BuildContext, kind: PluginKind, entry: &PluginEntry) -> Result<Builder> {

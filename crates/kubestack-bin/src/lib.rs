@@ -17,6 +17,7 @@ mod control;
 mod demo;
 mod jobs;
 mod operate;
+mod reload;
 mod run;
 mod show;
 

@@ -1,10 +1,10 @@
 //! `kubestack run`: the daemon in the foreground; and `kubestack check`.
 
 use crate::control::{self, Server};
+use crate::reload::{self, Loaded};
 use crate::{Exit, USAGE, assemble, show};
 use anyhow::{Context, Result};
-use kubestack_core::error::ErrorKind;
-use kubestack_engine::config::{Config, Problems};
+use kubestack_engine::config::Problems;
 use kubestack_engine::{Builder, Handle};
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
@@ -12,12 +12,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-
-/// How often the config file is looked at. A poll sees a file that is swapped by a link as well.
-const CONFIG_POLL: Duration = Duration::from_secs(2);
 
 impl From<Problems> for Exit {
     fn from(problems: Problems) -> Self {
@@ -27,7 +23,7 @@ impl From<Problems> for Exit {
 
 /// Checks the file, and that each plugin takes its part of it. Starts nothing.
 pub(crate) fn check(path: &Path) -> Result<ExitCode> {
-    let config = load(path)?;
+    let config = Loaded::read(path)?.config;
     let instance = &config.setup.instance;
     let (labels, masters, providers) =
         (config.setup.labels.len(), config.masters.len(), config.providers.len());
@@ -36,15 +32,6 @@ pub(crate) fn check(path: &Path) -> Result<ExitCode> {
         path.display()
     ));
     Ok(ExitCode::SUCCESS)
-}
-
-fn load(path: &Path) -> Result<Config> {
-    let config = Config::load(path).map_err(Exit::from)?;
-    let wrong =
-        |error: anyhow::Error| Exit { code: USAGE, text: format!("the config is not valid\n{error}") };
-    let builder = assemble::builder(&config).map_err(wrong)?;
-    builder.build().map_err(|error| wrong(error.into()))?;
-    Ok(config)
 }
 
 /// Runs until told to stop. A first signal ends it in good order, a second one at once.
@@ -68,11 +55,12 @@ pub(crate) async fn daemon(path: &Path) -> Result<ExitCode> {
     }
 }
 
-/// One engine after the other: another one takes over when the config names other systems.
+/// One engine after the other: another one takes over when the plugins are to be built anew. Agents and their
+/// jobs go on meanwhile.
 async fn turns(path: &Path, stop: &Notify) -> Result<()> {
-    let mut config = load(path)?;
+    let mut loaded = Loaded::read(path)?;
     loop {
-        let dir = &config.state_dir;
+        let dir = &loaded.config.state_dir;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
             format!("cannot make {}; name another directory under `state_dir`", dir.display())
         })?;
@@ -83,27 +71,27 @@ async fn turns(path: &Path, stop: &Notify) -> Result<()> {
             .mode(0o600)
             .open(&audit)
             .with_context(|| format!("cannot write {}; check its permissions", audit.display()))?;
-        let builder = assemble::builder(&config)?.audit(audit);
-        let next = turn(builder, path, &config, stop).await?;
+        let (builder, _) = assemble::builder(&loaded.config)?;
+        let next = turn(builder.audit(audit), path, loaded, stop).await?;
         match next {
-            Some(next) => config = next,
+            Some(next) => loaded = next,
             None => return Ok(()),
         }
     }
 }
 
 /// Runs one engine. Returns the configuration of the next one, if there is to be one.
-async fn turn(builder: Builder, path: &Path, config: &Config, stop: &Notify) -> Result<Option<Config>> {
+async fn turn(builder: Builder, path: &Path, loaded: Loaded, stop: &Notify) -> Result<Option<Loaded>> {
     let spawner = builder.spawner();
     let engine = builder.build()?;
     let handle = engine.handle();
-    let serve = control(handle.clone(), control::socket(&config.state_dir), spawner.clone());
+    let serve = control(handle.clone(), control::socket(&loaded.config.state_dir), spawner.clone());
     spawner.spawn("control", Box::pin(serve));
     let mut next = None;
     let end = async {
         tokio::select! {
             () = stop.notified() => {}
-            config = follow(path, &handle) => next = Some(config),
+            loaded = reload::follow(path, loaded, &handle) => next = Some(loaded),
         }
     };
     engine.run(end).await?;
@@ -122,30 +110,6 @@ async fn control(
     match Server::open(&socket) {
         Ok(server) => server.serve(handle, spawner).await,
         Err(error) => tracing::error!("{error:#}"),
-    }
-}
-
-/// Takes changes of the file into use; returns once one of them takes a new engine.
-#[expect(clippy::disallowed_methods, reason = "the daemon's own process, in real time")]
-async fn follow(path: &Path, handle: &Handle) -> Config {
-    let mut known = std::fs::read(path).ok();
-    loop {
-        tokio::time::sleep(CONFIG_POLL).await;
-        let now = std::fs::read(path).ok();
-        if now.is_none() || now == known {
-            continue;
-        }
-        known = now;
-        match load(path) {
-            Ok(config) => match handle.reconfigure(config.setup.clone()).await {
-                Ok(()) => {}
-                Err(error) if error.kind == ErrorKind::Conflict => return config,
-                Err(error) => tracing::error!(%error, "the new config is not taken into use"),
-            },
-            Err(error) => tracing::error!(
-                "the config has changed and is not valid; the old one stays in use: {error:#}"
-            ),
-        }
     }
 }
 

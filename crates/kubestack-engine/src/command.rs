@@ -84,7 +84,8 @@ impl Handle {
     /// Takes new labels, limits and policy into use.
     ///
     /// # Errors
-    /// If the new setup names other systems than the running ones: these take a new engine.
+    /// [`Conflict`](kubestack_core::error::ErrorKind::Conflict) if the new setup names other systems than the
+    /// running ones, or another pace of looking at them: that takes a new engine.
     pub async fn reconfigure(&self, setup: Setup) -> Result<()> {
         let (answer, receive) = oneshot::channel();
         self.ask(Request::Reconfigure(Box::new(setup), answer), receive).await?

@@ -461,10 +461,13 @@ impl Leader {
         let same = new.masters.keys().eq(old.masters.keys())
             && new.providers.keys().eq(old.providers.keys())
             && new.sources.keys().eq(old.sources.keys())
-            && setup.instance == self.setup.instance;
+            && setup.instance == self.setup.instance
+            // The observers run with these.
+            && setup.master_poll == self.setup.master_poll
+            && new.policy.stale_after == old.policy.stale_after;
         if !same {
             return Err(Error::conflict(
-                "other masters, providers, listeners or instance: that takes a new engine",
+                "other masters, providers, listeners, instance or pace of looks: that takes a new engine",
             ));
         }
         self.setup = setup;

@@ -1,10 +1,14 @@
 //! Secrets from where the config points to.
 
-use kubestack_core::config::SecretRef;
+use kubestack_core::config::{FileRef, SecretRef};
 use kubestack_core::context::Secrets;
 use kubestack_core::error::{Error, Result};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 /// No secret is that long; whatever is, is not one.
 const MAX: u64 = 64 * 1024;
@@ -53,4 +57,46 @@ impl Secrets for HostSecrets {
             }
         }
     }
+}
+
+/// The same, and notes which files were read: a plugin that keeps what it read when it was built is built
+/// again once the file changes.
+#[derive(Default)]
+pub struct NotedSecrets(Mutex<SecretFiles>);
+
+/// Secret files, each with a digest of what it held; none if it could not be read.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretFiles(BTreeMap<PathBuf, Option<[u8; 32]>>);
+
+impl NotedSecrets {
+    /// The files that were read so far.
+    pub fn files(&self) -> SecretFiles {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Secrets for NotedSecrets {
+    fn resolve(&self, secret: &SecretRef) -> Result<SecretString> {
+        let value = HostSecrets.resolve(secret);
+        if let SecretRef::File(reference) = secret {
+            let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            files.0.insert(reference.file.clone(), digest(value.as_ref().ok()));
+        }
+        value
+    }
+}
+
+impl SecretFiles {
+    /// The same files as they are now.
+    #[must_use]
+    pub fn now(&self) -> Self {
+        let read = |file: &PathBuf| {
+            digest(HostSecrets.resolve(&SecretRef::File(FileRef { file: file.clone() })).as_ref().ok())
+        };
+        Self(self.0.keys().map(|file| (file.clone(), read(file))).collect())
+    }
+}
+
+fn digest(value: Option<&SecretString>) -> Option<[u8; 32]> {
+    value.map(|value| Sha256::digest(value.expose_secret().as_bytes()).into())
 }

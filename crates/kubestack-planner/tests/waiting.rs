@@ -29,7 +29,7 @@ fn look(stage: &mut Stage, time: u64, waiting: u32, seen: &[(&Who, Seen)]) {
 }
 
 fn breaker(plan: &Plan) -> Option<Blocker> {
-    plan.classes[0].blocked.clone()
+    plan.classes.first()?.blocked.clone()
 }
 
 /// The breaker of `a` on `p` is open until 31.

@@ -85,6 +85,14 @@ impl Config {
     /// # Errors
     /// Every problem at once.
     pub fn load(path: &Path) -> Result<Self, Problems> {
+        Self::parse(&Self::read(path)?, &path.display().to_string())
+    }
+
+    /// Reads a file as it is.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no text of a config's size.
+    pub fn read(path: &Path) -> Result<String, Problems> {
         let shown = path.display().to_string();
         let problem = |text: String| Problems(vec![format!("{shown}: {text}")]);
         let size = std::fs::metadata(path)
@@ -93,9 +101,7 @@ impl Config {
         if size > MAX_FILE {
             return Err(problem(format!("has {size} bytes; a config has at most {MAX_FILE}")));
         }
-        let text =
-            std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
-        Self::parse(&text, &shown)
+        std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))
     }
 
     /// Checks the text of a file; `file` is its name in messages.
@@ -111,6 +117,28 @@ impl Config {
         let mut reader = Reader { root, positions, problems: Vec::new() };
         let config = reader.config();
         if reader.problems.is_empty() { Ok(config) } else { Err(Problems(reader.problems)) }
+    }
+
+    /// Whether `other` asks for the very same plugins: what was built for one of them serves the other.
+    pub fn has_plugins_of(&self, other: &Self) -> bool {
+        let same = |ours: &[PluginEntry], theirs: &[PluginEntry]| {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(our, their)| our.is(their))
+        };
+        same(&self.masters, &other.masters)
+            && same(&self.providers, &other.providers)
+            && same(&self.demand, &other.demand)
+            && same(&self.completion, &other.completion)
+    }
+}
+
+impl PluginEntry {
+    /// Whether both say the same, wherever they stand in the file.
+    fn is(&self, other: &Self) -> bool {
+        let all = |entry: &Self| {
+            let (name, type_name) = (entry.name.clone(), entry.type_name.clone());
+            (name, type_name, entry.masters.clone(), entry.merge_group.clone())
+        };
+        all(self) == all(other) && self.fragment.value() == other.fragment.value()
     }
 }
 
