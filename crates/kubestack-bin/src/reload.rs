@@ -51,9 +51,9 @@ impl Loaded {
 enum Next {
     Nothing,
     /// Labels, limits or policy changed.
-    Reconfigure(Loaded),
+    Reconfigure(Box<Loaded>),
     /// What the running plugins were built from changed.
-    Rebuild(Loaded),
+    Restart,
     /// They cannot be used, for that reason.
     Refuse(String),
 }
@@ -65,6 +65,8 @@ struct Follower<'a> {
     last: Option<Look>,
     /// Why what is there now is not in use.
     refused: Option<String>,
+    /// What was said to take a restart.
+    told: Option<Look>,
 }
 
 impl Follower<'_> {
@@ -83,9 +85,12 @@ impl Follower<'_> {
                 self.refused = None;
                 let same = loaded.config.has_plugins_of(&self.used.config);
                 if same && loaded.look.secrets == self.used.look.secrets {
-                    Next::Reconfigure(loaded)
+                    Next::Reconfigure(Box::new(loaded))
+                } else if self.told.as_ref() == Some(&loaded.look) {
+                    Next::Nothing
                 } else {
-                    Next::Rebuild(loaded)
+                    self.told = Some(loaded.look);
+                    Next::Restart
                 }
             }
             Err(error) => {
@@ -111,25 +116,27 @@ impl Follower<'_> {
     }
 }
 
-/// Takes changes of the file into use; returns once one of them takes a new engine.
+/// Takes changes of the file into use, for ever.
 #[expect(clippy::disallowed_methods, reason = "the daemon's own process, in real time")]
-pub(crate) async fn follow(path: &Path, used: Loaded, handle: &Handle) -> Loaded {
-    let mut follower = Follower { path, used, last: None, refused: None };
+pub(crate) async fn follow(path: &Path, used: Loaded, handle: &Handle) {
+    const RESTART: &str = "masters, providers, listeners, their secrets or the pace of looks have changed: \
+                           restart the daemon to use the new config; agents and their jobs go on meanwhile";
+    let mut follower = Follower { path, used, last: None, refused: None, told: None };
     loop {
         tokio::time::sleep(POLL).await;
         match follower.judge(Look::take(path, &follower.used.look.secrets)) {
             Next::Nothing => {}
             Next::Reconfigure(loaded) => match handle.reconfigure(loaded.config.setup.clone()).await {
-                Ok(()) => follower.used = loaded,
-                Err(error) if error.kind == ErrorKind::Conflict => return loaded,
+                Ok(()) => follower.used = *loaded,
+                Err(error) if error.kind == ErrorKind::Conflict => {
+                    if follower.told.as_ref() != Some(&loaded.look) {
+                        tracing::error!("{RESTART}");
+                    }
+                    follower.told = Some(loaded.look);
+                }
                 Err(error) => tracing::error!(%error, "the new config is not taken into use"),
             },
-            Next::Rebuild(loaded) => {
-                tracing::info!(
-                    "masters, providers, listeners or their secrets have changed: they are built anew"
-                );
-                return loaded;
-            }
+            Next::Restart => tracing::error!("{RESTART}"),
             Next::Refuse(error) => tracing::error!(
                 "the config has changed and cannot be used; the old one stays in use: {error}"
             ),
@@ -178,7 +185,7 @@ labels: [{name: a}]
         [(); N].map(|()| match follower.judge(Look::take(follower.path, &follower.used.look.secrets)) {
             Next::Nothing => "nothing",
             Next::Reconfigure(_) => "reconfigure",
-            Next::Rebuild(_) => "rebuild",
+            Next::Restart => "restart",
             Next::Refuse(_) => "refuse",
         })
     }
@@ -187,13 +194,13 @@ labels: [{name: a}]
         let files = Files::new();
         let path = files.dir.path().join("c.yaml");
         let used = Loaded::read(&path).unwrap();
-        let mut follower = Follower { path: &path, used, last: None, refused: None };
+        let mut follower = Follower { path: &path, used, last: None, refused: None, told: None };
         assert_eq!(looks(&mut follower), ["nothing"; 3]);
         test(&files, &mut follower);
     }
 
     #[test]
-    fn another_label_is_taken_in_and_another_address_takes_new_plugins() {
+    fn another_label_is_taken_in_and_another_address_takes_a_restart() {
         with_follower(|files, follower| {
             files.config(&files.text().replace("[{name: a}]", "[{name: a}, {name: b}]"));
             assert_eq!(looks(follower), ["nothing", "reconfigure"]);
@@ -202,16 +209,16 @@ labels: [{name: a}]
                 files.config(&files.text());
                 let _: [_; 2] = looks(follower);
                 files.config(&files.text().replace(from, to));
-                assert_eq!(looks(follower), ["nothing", "rebuild"], "{to}");
+                assert_eq!(looks(follower), ["nothing", "restart"], "{to}");
             }
         });
     }
 
     #[test]
-    fn a_rotated_secret_takes_new_plugins() {
+    fn a_rotated_secret_takes_a_restart() {
         with_follower(|files, follower| {
             files.write("token", "two");
-            assert_eq!(looks(follower), ["nothing", "rebuild"]);
+            assert_eq!(looks(follower), ["nothing", "restart"]);
         });
     }
 
@@ -239,7 +246,7 @@ labels: [{name: a}]
             );
             assert_eq!(looks(follower), ["nothing", "refuse", "nothing", "nothing"]);
             files.write("late", "three");
-            assert_eq!(looks(follower), ["rebuild"]);
+            assert_eq!(looks(follower), ["restart"]);
             files.config("labels: [");
             assert_eq!(looks(follower), ["nothing", "refuse", "nothing"]);
             files.config(&files.text());

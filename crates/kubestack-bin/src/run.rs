@@ -4,8 +4,8 @@ use crate::control::{self, Server};
 use crate::reload::{self, Loaded};
 use crate::{Exit, USAGE, assemble, show};
 use anyhow::{Context, Result};
+use kubestack_engine::Handle;
 use kubestack_engine::config::Problems;
-use kubestack_engine::{Builder, Handle};
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -50,52 +50,38 @@ pub(crate) async fn daemon(path: &Path) -> Result<ExitCode> {
         tracing::warn!("stopped at once; what was under way is found again after the next start");
     };
     tokio::select! {
-        ended = turns(path, &stop) => ended.map(|()| ExitCode::SUCCESS),
+        ended = run(path, &stop) => ended.map(|()| ExitCode::SUCCESS),
         () = signals => Ok(ExitCode::from(130)),
     }
 }
 
-/// One engine after the other: another one takes over when the plugins are to be built anew. Agents and their
-/// jobs go on meanwhile.
-async fn turns(path: &Path, stop: &Notify) -> Result<()> {
-    let mut loaded = Loaded::read(path)?;
-    loop {
-        let dir = &loaded.config.state_dir;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
-            format!("cannot make {}; name another directory under `state_dir`", dir.display())
-        })?;
-        let audit = dir.join("audit.jsonl");
-        let audit = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&audit)
-            .with_context(|| format!("cannot write {}; check its permissions", audit.display()))?;
-        let (builder, _) = assemble::builder(&loaded.config)?;
-        let next = turn(builder.audit(audit), path, loaded, stop).await?;
-        match next {
-            Some(next) => loaded = next,
-            None => return Ok(()),
-        }
-    }
-}
-
-/// Runs one engine. Returns the configuration of the next one, if there is to be one.
-async fn turn(builder: Builder, path: &Path, loaded: Loaded, stop: &Notify) -> Result<Option<Loaded>> {
+async fn run(path: &Path, stop: &Notify) -> Result<()> {
+    let loaded = Loaded::read(path)?;
+    let dir = loaded.config.state_dir.clone();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).with_context(|| {
+        format!("cannot make {}; name another directory under `state_dir`", dir.display())
+    })?;
+    let audit = dir.join("audit.jsonl");
+    let audit = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&audit)
+        .with_context(|| format!("cannot write {}; check its permissions", audit.display()))?;
+    let (builder, _) = assemble::builder(&loaded.config)?;
     let spawner = builder.spawner();
-    let engine = builder.build()?;
+    let engine = builder.audit(audit).build()?;
     let handle = engine.handle();
-    let serve = control(handle.clone(), control::socket(&loaded.config.state_dir), spawner.clone());
+    let serve = control(handle.clone(), control::socket(&dir), spawner.clone());
     spawner.spawn("control", Box::pin(serve));
-    let mut next = None;
     let end = async {
         tokio::select! {
             () = stop.notified() => {}
-            loaded = reload::follow(path, loaded, &handle) => next = Some(loaded),
+            () = reload::follow(path, loaded, &handle) => {}
         }
     };
     engine.run(end).await?;
-    Ok(next)
+    Ok(())
 }
 
 /// Answers the command line, once this daemon leads: before that the socket may be another one's.
