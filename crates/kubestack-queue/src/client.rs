@@ -186,7 +186,7 @@ impl QueueClient {
 }
 
 /// What a call without an answer means: no connection, no effect; after that, who knows.
-fn broken(error: &reqwest::Error) -> Error {
+pub(crate) fn broken(error: &reqwest::Error) -> Error {
     let kind = if error.is_connect() || error.is_builder() {
         ErrorKind::Transient
     } else {

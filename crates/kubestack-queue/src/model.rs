@@ -97,6 +97,9 @@ pub struct Job {
     /// Bytes of log kept.
     #[serde(default)]
     pub log_bytes: u64,
+    /// Where the log of the last try begins.
+    #[serde(default)]
+    pub log_start: u64,
     /// Why it waits, as told by whoever launches agents; only shown, not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,

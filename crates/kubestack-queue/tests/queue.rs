@@ -152,6 +152,21 @@ fn logs_are_bounded_and_a_repeated_chunk_counts_once() {
     assert_eq!(queue.log(1, 0, 1000).unwrap().len(), log.len());
 }
 
+#[test]
+fn the_log_of_a_second_try_comes_after_that_of_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = queue(&dir.path().join("q"), Arc::default(), QueueOptions::default());
+    queue.submit(job("a")).unwrap();
+    for agent in ["x", "y"] {
+        queue.enrol(agent, enrol("a")).unwrap();
+        queue.lease(agent).unwrap().unwrap();
+        queue.append(agent, 0, format!("{agent} one,").as_bytes()).unwrap();
+        queue.append(agent, 6, b" two;").unwrap();
+        queue.remove(agent, true).unwrap();
+    }
+    assert_eq!(queue.log(1, 0, 100).unwrap(), b"x one, two;y one, two;");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wire_tells_who_may_what_and_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,13 +2,16 @@
 
 mod process;
 
-use crate::client::QueueClient;
+use crate::client::{QueueClient, broken};
 use crate::model::{Beat, Job, Outcome};
 use kubestack_core::error::{Error, ErrorKind, Result};
-use process::{End, Running};
+use process::{End, Running, Wish};
 use reqwest::{Method, StatusCode};
+use rustix::process::Signal;
 use secrecy::SecretString;
+use std::convert::Infallible;
 use std::time::Duration;
+use tokio::sync::{mpsc, watch};
 
 /// Environment: where the queue answers.
 pub const URL: &str = "KUBESTACK_QUEUE_URL";
@@ -18,6 +21,9 @@ pub const NAME: &str = "KUBESTACK_AGENT_NAME";
 pub const TOKEN: &str = "KUBESTACK_AGENT_TOKEN";
 /// Environment: a file that holds the agent's token, instead of [`TOKEN`].
 pub const TOKEN_FILE: &str = "KUBESTACK_AGENT_TOKEN_FILE";
+
+/// What an enrolment sets. The job sees none of it.
+const ENROLMENT: [&str; 4] = [URL, NAME, TOKEN, TOKEN_FILE];
 
 /// How long a call may be held back by the server. Less than half a lease, so that an agent that waits is
 /// heard of often enough.
@@ -84,17 +90,18 @@ pub async fn run(config: AgentConfig) -> Result<()> {
 
 /// Waits for the one job; `None` if there will be none.
 async fn lease(client: &QueueClient) -> Result<Option<Job>> {
+    let path = format!("/v1/agent/lease?wait={}", WAIT.as_millis());
+    // Asked again, the queue answers with the same job: an answer that broke half-way is asked for again.
+    let call = || async {
+        let response = client.send(client.request(Method::POST, &path)).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        response.json().await.map(Some).map_err(|error| broken(&error))
+    };
     loop {
-        let path = format!("/v1/agent/lease?wait={}", WAIT.as_millis());
-        let call = || async { client.send(client.request(Method::POST, &path)).await };
         match persist(IDLE_PATIENCE, call).await {
-            Ok(response) if response.status() == StatusCode::NO_CONTENT => {}
-            Ok(response) => {
-                let job = response.json().await;
-                return job
-                    .map(Some)
-                    .map_err(|error| Error::bug(format!("a job that is not understood: {error}")));
-            }
+            Ok(None) => {}
             // Drained, removed, or had its job already.
             Err(error)
                 if matches!(
@@ -104,91 +111,95 @@ async fn lease(client: &QueueClient) -> Result<Option<Job>> {
             {
                 return Ok(None);
             }
-            Err(error) => return Err(error),
+            answer => return answer,
         }
     }
 }
 
 /// Runs the job to its end. `None` if it is not this agent's job any more: then nobody wants to know.
 async fn work(client: &QueueClient, job: &Job, signals: &mut process::Signals) -> Option<Outcome> {
-    let mut running = match Running::start(&job.submission) {
+    let failed = |cause| Outcome { exit_code: None, cause: Some(cause), cancelled: false };
+    let running = match Running::start(&job.submission) {
         Ok(running) => running,
-        Err(cause) => return Some(Outcome { exit_code: None, cause: Some(cause), cancelled: false }),
+        Err(cause) => return Some(failed(cause)),
     };
     let timeout = job.submission.timeout_ms.map(Duration::from_millis);
-    let mut deadline = std::pin::pin!(process::after(timeout));
-    let mut sent = 0;
-    let mut pulse = std::pin::pin!(heartbeat(client));
-    let end = loop {
+    let (tell, wishes) = watch::channel(Wish::GoOn);
+    let (log, chunks) = mpsc::channel(4);
+    let supervise = running.supervise(timeout, GRACE, signals, wishes.clone(), log);
+    let mut dropped = wishes.clone();
+    let ship = async {
         tokio::select! {
-            biased;
-            lost = &mut pulse => {
-                running.stop(GRACE).await;
-                match lost {
-                    Pulse::Cancelled => break End::Cancelled,
-                    Pulse::Lost => return None,
-                }
-            }
-            signal = signals.next() => running.forward(signal),
-            () = &mut deadline => {
-                running.stop(GRACE).await;
-                break End::TimedOut;
-            }
-            chunk = running.output(CHUNK) => match chunk {
-                Some(chunk) => ship(client, &mut sent, &chunk).await,
-                None => break running.wait().await,
-            }
+            () = ship(client, chunks) => {}
+            _ = dropped.wait_for(|wish| *wish == Wish::Drop) => {}
         }
     };
-    while let Some(chunk) = running.rest(CHUNK) {
-        ship(client, &mut sent, &chunk).await;
+    // All three at once: neither a slow queue nor a slow end keeps the heartbeat, the timeout or a signal waiting.
+    let ((end, passed_on), ()) = tokio::select! {
+        biased;
+        never = heartbeat(client, &tell) => match never {},
+        end = async { tokio::join!(supervise, ship) } => end,
+    };
+    if *wishes.borrow() == Wish::Drop {
+        return None;
     }
-    let timeout = timeout.map_or(String::new(), |timeout| format!(" of {} s", timeout.as_secs_f32()));
+    let told = passed_on.map_or("", |signal| match signal {
+        Signal::TERM => ", after SIGTERM to its agent",
+        Signal::INT => ", after SIGINT to its agent",
+        _ => ", after SIGHUP to its agent",
+    });
     Some(match end {
         End::Exit(0) => Outcome { exit_code: Some(0), cause: None, cancelled: false },
-        End::Exit(code) => {
-            Outcome { exit_code: Some(code), cause: Some(format!("exit status {code}")), cancelled: false }
+        End::Exit(code) => Outcome { exit_code: Some(code), ..failed(format!("exit status {code}{told}")) },
+        End::Signal(signal) => failed(format!("ended by signal {signal}{told}")),
+        End::Unseen(error) => failed(format!("its end was not seen: {error}{told}")),
+        End::TimedOut => {
+            failed(format!("ended after its timeout of {} s", timeout.unwrap_or_default().as_secs_f32()))
         }
-        End::Signal(signal) => {
-            Outcome { exit_code: None, cause: Some(format!("ended by signal {signal}")), cancelled: false }
-        }
-        End::TimedOut => Outcome {
-            exit_code: None,
-            cause: Some(format!("ended after its timeout{timeout}")),
-            cancelled: false,
-        },
-        End::Cancelled => Outcome { exit_code: None, cause: Some("cancelled".to_owned()), cancelled: true },
+        End::Wished => Outcome { cancelled: true, ..failed("cancelled".to_owned()) },
     })
 }
 
-enum Pulse {
-    Cancelled,
-    Lost,
-}
-
-/// Tells the queue that this agent lives, until the job is to end.
-async fn heartbeat(client: &QueueClient) -> Pulse {
+/// Tells the queue that this agent lives, and the job what the queue wishes.
+async fn heartbeat(client: &QueueClient, tell: &watch::Sender<Wish>) -> Infallible {
     let path = format!("/v1/agent/beat?wait={}", WAIT.as_millis());
     loop {
         let call = || async { client.json::<Beat>(client.request(Method::POST, &path)).await };
         match persist(BUSY_PATIENCE, call).await {
             Ok(Beat { cancel: false }) => {}
-            Ok(Beat { cancel: true }) => return Pulse::Cancelled,
-            Err(_) => return Pulse::Lost,
+            Ok(Beat { cancel: true }) => {
+                tell.send_replace(Wish::Cancel);
+                // Such an answer is not held back.
+                process::after(Some(Duration::from_secs(1))).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the job is not this agent's any more; it is ended");
+                tell.send_replace(Wish::Drop);
+                return std::future::pending().await;
+            }
         }
     }
 }
 
 /// Sends log bytes until the queue has them. A log that the queue refuses is no reason to end the job.
-async fn ship(client: &QueueClient, sent: &mut u64, chunk: &[u8]) {
-    let path = format!("/v1/agent/log?offset={sent}");
-    let shipped = persist(BUSY_PATIENCE, || async {
-        client.send(client.request(Method::POST, &path).body(chunk.to_vec())).await.map(drop)
-    })
-    .await;
-    *sent += chunk.len() as u64;
-    if let Err(error) = shipped {
-        tracing::warn!(%error, "the queue does not take the log");
+async fn ship(client: &QueueClient, mut chunks: mpsc::Receiver<Vec<u8>>) {
+    let mut sent = 0;
+    while let Some(mut chunk) = chunks.recv().await {
+        while chunk.len() < CHUNK
+            && let Ok(more) = chunks.try_recv()
+        {
+            chunk.extend(more);
+        }
+        let path = format!("/v1/agent/log?offset={sent}");
+        sent += chunk.len() as u64;
+        let body = axum::body::Bytes::from(chunk);
+        let shipped = persist(BUSY_PATIENCE, || async {
+            client.send(client.request(Method::POST, &path).body(body.clone())).await.map(drop)
+        })
+        .await;
+        if let Err(error) = shipped {
+            tracing::warn!(%error, "the queue does not take the log");
+        }
     }
 }
 

@@ -3,20 +3,43 @@
 use crate::model::Submission;
 use kubestack_core::error::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+
+/// How long processes that the job left behind may take to end once it has ended by itself.
+const LEFT_BEHIND: Duration = Duration::from_millis(500);
+/// How often to look whether they have: they are no children of ours, so nothing tells.
+const LOOK: Duration = Duration::from_millis(20);
+/// Bytes read at once: what a pipe holds by default.
+const READ: usize = 64 * 1024;
+/// The most that a pipe of an ordinary user can hold (`/proc/sys/fs/pipe-max-size`): a job wrote no more
+/// than that unread before it ended.
+const PIPE: usize = 1 << 20;
+
+/// What the queue wants of the job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    GoOn,
+    Cancel,
+    /// It is not this agent's job any more.
+    Drop,
+}
 
 /// How the job ended.
 pub(super) enum End {
     Exit(i32),
     Signal(i32),
+    /// The system does not tell.
+    Unseen(std::io::Error),
     TimedOut,
-    Cancelled,
+    /// The queue wanted it to.
+    Wished,
 }
 
 /// Signals that are passed on to the job.
@@ -59,137 +82,171 @@ pub(super) async fn after(duration: Option<Duration>) {
 /// The job's processes and their output.
 pub(super) struct Running {
     child: Child,
-    group: Option<Pid>,
-    output: mpsc::Receiver<Vec<u8>>,
-    pending: Vec<u8>,
-    ended: Option<ExitStatus>,
+    group: Group,
+    output: Output,
 }
 
 impl Running {
     /// Starts the command; otherwise says why it cannot be started.
     pub fn start(job: &Submission) -> std::result::Result<Self, String> {
         let (program, args) = job.command.split_first().ok_or("the command is empty")?;
+        let failed = |error: std::io::Error| format!("{program} cannot be started: {error}");
+        // One pipe for both keeps the order in which the job wrote.
+        let (reader, writer) = std::io::pipe().map_err(failed)?;
         let mut command = Command::new(program);
         command
             .args(args)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer)
             .process_group(0)
-            .kill_on_drop(true)
-            .env_remove(super::TOKEN)
-            .env_remove(super::TOKEN_FILE)
-            .env_remove(super::URL)
-            .envs(&job.env);
-        let mut child = command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
-        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let (sender, output) = mpsc::channel(16);
-        if let Some(stdout) = child.stdout.take() {
-            pump(stdout, sender.clone());
+            .kill_on_drop(true);
+        for name in super::ENROLMENT {
+            command.env_remove(name);
         }
-        if let Some(stderr) = child.stderr.take() {
-            pump(stderr, sender);
-        }
-        Ok(Self { child, group, output, pending: Vec::new(), ended: None })
+        command.envs(&job.env);
+        let child = command.spawn().map_err(failed)?;
+        // With it go our copies of the pipe's end, without which the end of the output would never be seen.
+        drop(command);
+        let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+        let pipe = pipe::Receiver::from_owned_fd(reader.into()).map_err(failed)?;
+        Ok(Self { child, group, output: Output(Some(pipe)) })
     }
 
-    /// More output; `None` once the command has ended and what it wrote is read. Output of processes that it
-    /// left behind is not waited for.
-    pub async fn output(&mut self, most: usize) -> Option<Vec<u8>> {
-        if let Some(chunk) = self.rest(most) {
-            return Some(chunk);
-        }
-        if self.ended.is_some() {
-            return None;
-        }
-        tokio::select! {
-            biased;
-            chunk = self.output.recv() => match chunk {
-                Some(chunk) => self.pending.extend(chunk),
-                None => self.ended = self.child.wait().await.ok(),
-            },
-            status = self.child.wait() => {
-                self.ended = status.ok();
-                // What is in the pipes already is read; a grandchild may hold them open for ever.
-                let drain = async { while let Some(chunk) = self.output.recv().await { self.pending.extend(chunk); } };
-                let _ = tokio::time::timeout(Duration::from_millis(200), drain).await;
+    /// Goes with the job to its end: passes its output on, and ends its whole group when its time is over, when
+    /// the queue wishes so, or when the job itself has ended. Also tells the last signal that was passed on.
+    pub async fn supervise(
+        mut self,
+        timeout: Option<Duration>,
+        grace: Duration,
+        signals: &mut Signals,
+        mut wishes: watch::Receiver<Wish>,
+        log: mpsc::Sender<Vec<u8>>,
+    ) -> (End, Option<Signal>) {
+        let mut status = None;
+        let mut reason = None;
+        let mut passed_on = None;
+        let mut deadline = std::pin::pin!(after(timeout));
+        let mut kill = std::pin::pin!(after(None));
+        loop {
+            let look = status.is_some().then_some(LOOK);
+            tokio::select! {
+                // The exit first: what ended by itself was not ended by its timeout.
+                biased;
+                exit = self.child.wait(), if status.is_none() => {
+                    status = Some(exit);
+                    if reason.is_none() {
+                        self.group.signal(Signal::TERM);
+                        kill.set(after(Some(LEFT_BEHIND)));
+                    }
+                }
+                _ = wishes.wait_for(|wish| *wish != Wish::GoOn), if reason.is_none() && status.is_none() => {
+                    reason = Some(End::Wished);
+                    self.group.signal(Signal::TERM);
+                    kill.set(after(Some(grace)));
+                }
+                () = &mut deadline, if reason.is_none() && status.is_none() => {
+                    reason = Some(End::TimedOut);
+                    self.group.signal(Signal::TERM);
+                    kill.set(after(Some(grace)));
+                }
+                signal = signals.next() => {
+                    self.group.signal(signal);
+                    passed_on = Some(signal);
+                }
+                () = &mut kill => {
+                    self.group.signal(Signal::KILL);
+                    kill.set(after(None));
+                    if status.is_some() {
+                        break;
+                    }
+                    status = Some(self.child.wait().await);
+                    break;
+                }
+                () = self.output.pass(&log) => {}
+                () = after(look) => {}
+            }
+            if status.is_some() && !self.group.is_alive() {
+                break;
             }
         }
-        self.rest(most)
-            .or_else(|| self.ended.is_none().then(Vec::new))
-            .filter(|chunk| !chunk.is_empty() || self.ended.is_none())
-    }
-
-    /// Output that is read but not handed out yet.
-    pub fn rest(&mut self, most: usize) -> Option<Vec<u8>> {
-        while let Ok(chunk) = self.output.try_recv() {
-            self.pending.extend(chunk);
-        }
-        if self.pending.is_empty() {
-            return None;
-        }
-        let tail = self.pending.split_off(most.min(self.pending.len()));
-        Some(std::mem::replace(&mut self.pending, tail))
-    }
-
-    /// How it ended. Takes down what it left behind.
-    pub async fn wait(&mut self) -> End {
-        let status = match self.ended {
-            Some(status) => Some(status),
-            None => self.child.wait().await.ok(),
-        };
-        self.ended = status;
-        self.stop(Duration::from_millis(500)).await;
-        match status {
-            Some(status) => match (status.code(), status.signal()) {
+        self.output.rest(&log).await;
+        let end = reason.unwrap_or_else(|| match status {
+            Some(Ok(status)) => match (status.code(), status.signal()) {
                 (Some(code), _) => End::Exit(code),
-                (None, signal) => End::Signal(signal.unwrap_or(0)),
+                (None, Some(signal)) => End::Signal(signal),
+                (None, None) => End::Unseen(ErrorKind::InvalidData.into()),
             },
-            None => End::Signal(0),
-        }
+            Some(Err(error)) => End::Unseen(error),
+            None => End::Unseen(ErrorKind::NotFound.into()),
+        });
+        (end, passed_on)
     }
+}
 
-    /// Passes a signal on to all processes of the job.
-    pub fn forward(&self, signal: Signal) {
-        if let Some(group) = self.group {
+/// The job's process group, until it is known to be empty: from then on its number may become another's.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
             let _ = kill_process_group(group, signal);
         }
     }
 
-    /// Ends all processes of the job: asks, waits that long, then kills.
-    pub async fn stop(&mut self, grace: Duration) {
-        const STEP: Duration = Duration::from_millis(20);
-        let Some(group) = self.group else { return };
-        self.forward(Signal::TERM);
-        let mut waited = Duration::ZERO;
-        while waited < grace && self.is_alive(group) {
-            after(Some(STEP)).await;
-            waited += STEP;
-        }
-        self.forward(Signal::KILL);
-        if self.ended.is_none() {
-            self.ended = self.child.wait().await.ok();
-        }
-    }
-
-    fn is_alive(&mut self, group: Pid) -> bool {
-        if self.ended.is_none() {
-            self.ended = self.child.try_wait().ok().flatten();
-        }
-        test_kill_process_group(group).is_ok()
+    fn is_alive(&mut self) -> bool {
+        self.0 = self.0.filter(|group| test_kill_process_group(*group).is_ok());
+        self.0.is_some()
     }
 }
 
-/// Reads a pipe to its end in the background of this process.
-#[expect(clippy::disallowed_methods, reason = "ends with its pipe, in a process of its own")]
-fn pump(mut pipe: impl AsyncRead + Unpin + Send + 'static, sender: mpsc::Sender<Vec<u8>>) {
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 16 * 1024];
-        while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-            let chunk = buffer.get(..count).unwrap_or_default().to_vec();
-            if sender.send(chunk).await.is_err() {
+/// What the job writes, until all who may write have closed it.
+struct Output(Option<pipe::Receiver>);
+
+impl Output {
+    /// Waits for more and passes it on. Nothing is lost if this is given up half-way, and nothing is read that
+    /// cannot be passed on at once: a job that writes faster than the queue takes waits, as at any pipe.
+    async fn pass(&mut self, log: &mpsc::Sender<Vec<u8>>) {
+        let Some(pipe) = &self.0 else { return std::future::pending().await };
+        let permit = log.reserve().await;
+        if pipe.readable().await.is_err() {
+            self.0 = None;
+            return;
+        }
+        // Without a permit nobody wants the output, but the job must not hang on it.
+        if let Some(chunk) = self.read()
+            && let Ok(permit) = permit
+        {
+            permit.send(chunk);
+        }
+    }
+
+    /// Passes on what is written already. Whoever left the group may hold the pipe open for ever, so its end is
+    /// not waited for.
+    async fn rest(&mut self, log: &mpsc::Sender<Vec<u8>>) {
+        let mut passed = 0;
+        while passed < PIPE
+            && let Some(chunk) = self.read()
+        {
+            passed += chunk.len();
+            if log.send(chunk).await.is_err() {
                 return;
             }
         }
-    });
+    }
+
+    fn read(&mut self) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; READ];
+        match self.0.as_ref()?.try_read(&mut buffer) {
+            Ok(count @ 1..) => {
+                buffer.truncate(count);
+                Some(buffer)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => None,
+            Ok(0) | Err(_) => {
+                self.0 = None;
+                None
+            }
+        }
+    }
 }

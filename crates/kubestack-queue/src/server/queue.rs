@@ -161,6 +161,7 @@ impl Queue {
             cause: None,
             cancelling: false,
             log_bytes: 0,
+            log_start: 0,
             why: None,
         };
         self.store.write(&Batch { jobs: vec![&job], ..Batch::default() })?;
@@ -370,6 +371,7 @@ impl Queue {
         job.started = Some(self.clock.now());
         job.attempts += 1;
         job.agent = Some(name.to_owned());
+        job.log_start = job.log_bytes;
         agent.used = true;
         agent.job = Some(job.id);
         self.store.write(&Batch { jobs: vec![&job], agents: vec![&agent], ..Batch::default() })?;
@@ -395,6 +397,11 @@ impl Queue {
         Ok(Beat { cancel })
     }
 
+    /// Milliseconds for which an agent's call may be held back: held longer, a live agent would look dead.
+    pub(super) fn silence(&self) -> u64 {
+        u64::try_from((self.options.lease / 3).as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Whether the agent's job is to end, or is gone. No sign of life.
     pub fn is_to_end(&self, name: &str) -> bool {
         let state = self.state();
@@ -414,15 +421,21 @@ impl Queue {
             .and_then(|id| state.jobs.get(&id).cloned())
             .ok_or_else(|| Error::conflict("this agent has no job any more"))?;
         let known = job.log_bytes;
+        // An agent counts from the beginning of its own try; what earlier tries wrote stays.
+        let offset = job.log_start.saturating_add(offset);
+        if known > self.options.log_bytes {
+            return Ok(());
+        }
         if offset > known {
             return Err(Error::conflict(format!(
-                "the log is known up to byte {known} only; send from there"
+                "the log of this try is known up to byte {} only; send from there",
+                known - job.log_start
             )));
         }
         let skip = usize::try_from(known - offset).unwrap_or(usize::MAX);
         let fresh = bytes.get(skip..).unwrap_or_default();
         let room = self.options.log_bytes.saturating_sub(known);
-        if fresh.is_empty() || known >= self.options.log_bytes {
+        if fresh.is_empty() {
             return Ok(());
         }
         let mut kept = fresh.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or(fresh).to_vec();

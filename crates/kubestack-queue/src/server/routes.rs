@@ -289,7 +289,7 @@ async fn lease(
     let mut answer = queue.lease(&name)?;
     if answer.is_none() {
         let mut failed = None;
-        at_most(patience.wait, async {
+        at_most(patience.wait.min(queue.silence()), async {
             while revisions.changed().await.is_ok() {
                 match queue.lease(&name) {
                     Ok(None) => {}
@@ -322,7 +322,7 @@ async fn beat(
     let first = queue.beat(&name)?;
     if !first.cancel {
         // Held back so that a cancellation reaches the agent at once.
-        at_most(patience.wait, async {
+        at_most(patience.wait.min(queue.silence()), async {
             while revisions.changed().await.is_ok() && !queue.is_to_end(&name) {}
         })
         .await;
