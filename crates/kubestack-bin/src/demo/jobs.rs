@@ -37,7 +37,7 @@ pub(super) fn mix(jobs: u32, seed: u64) -> Vec<DemoJob> {
                 (_, 0) => (Expected::Exit(3), shell("echo this one fails >&2; exit 3"), None),
                 _ => {
                     let millis = 20 + random.below(280);
-                    let script = format!("echo job {index} on $KUBESTACK_AGENT_NAME; sleep 0.{millis:03}");
+                    let script = format!("echo job {index}; sleep 0.{millis:03}");
                     (Expected::Success, shell(&script), None)
                 }
             };

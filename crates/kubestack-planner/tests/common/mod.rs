@@ -470,7 +470,7 @@ impl Stage {
 pub fn sound(world: &World) -> Plan {
     let first = plan(world);
     assert_eq!(first, plan(&world.clone()), "the same world gives two plans");
-    assert_eq!(check(world, &first), Vec::new(), "the plan breaks a promise: {:#?}", first.steps);
+    assert_eq!(check(world, &first), Vec::new(), "the plan breaks a promise: {:#?}", told(&first));
     assert!(first.next_wake.is_none_or(|wake| wake > world.now), "a wake in the past");
     first
 }
