@@ -15,26 +15,50 @@ use std::sync::Arc;
 
 /// Everything that the configuration names, with nothing started; and the secret files that were read for it.
 pub(crate) fn builder(config: &Config) -> Result<(Builder, SecretFiles)> {
+    let secrets = Arc::new(NotedSecrets::default());
+    let (mut builder, context) = begin(config, secrets.clone());
+    for (kind, entry) in entries(config) {
+        builder = add(builder, &context, kind, entry)?;
+    }
+    Ok((builder, secrets.files()))
+}
+
+/// What the plugins have against their parts of the configuration, a line each. An unknown type is nothing
+/// that a plugin could tell of.
+pub(crate) fn problems(config: &Config) -> Vec<String> {
+    let (_, context) = begin(config, Arc::new(NotedSecrets::default()));
+    let errors = entries(config).filter_map(|(kind, entry)| {
+        let context = context.named(&entry.name);
+        let built = match find(kind, &entry.type_name).ok()?.build {
+            Build::Master(build) => build(&context, &entry.fragment).map(drop),
+            Build::Provider(build) => build(&context, &entry.fragment).map(drop),
+            Build::DemandSource(build) => build(&context, &entry.fragment).map(drop),
+            Build::CompletionSource(build) => build(&context, &entry.fragment).map(drop),
+        };
+        built.err()
+    });
+    errors.map(|error| error.message).collect()
+}
+
+fn begin(config: &Config, secrets: Arc<NotedSecrets>) -> (Builder, BuildContext) {
     let clock = Arc::new(SystemClock::start());
-    let mut builder = Engine::builder(config.setup.clone())
+    let builder = Engine::builder(config.setup.clone())
         .clock(clock.clone())
         .coordination(Arc::new(LocalCoordination::new(&config.state_dir)));
     let instance = config.setup.instance.clone();
-    let secrets = Arc::new(NotedSecrets::default());
     let context =
-        BuildContext::new("", instance, clock, builder.spawner(), secrets.clone(), config.state_dir.clone());
+        BuildContext::new("", instance, clock, builder.spawner(), secrets, config.state_dir.clone());
+    (builder, context)
+}
+
+fn entries(config: &Config) -> impl Iterator<Item = (PluginKind, &PluginEntry)> {
     let all = [
         (PluginKind::Master, &config.masters),
         (PluginKind::Provider, &config.providers),
         (PluginKind::DemandSource, &config.demand),
         (PluginKind::CompletionSource, &config.completion),
     ];
-    for (kind, entries) in all {
-        for entry in entries {
-            builder = add(builder, &context, kind, entry)?;
-        }
-    }
-    Ok((builder, secrets.files()))
+    all.into_iter().flat_map(|(kind, entries)| entries.iter().map(move |entry| (kind, entry)))
 }
 
 fn add(builder: Builder, context: &BuildContext, kind: PluginKind, entry: &PluginEntry) -> Result<Builder> {

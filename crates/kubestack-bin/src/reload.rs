@@ -1,10 +1,10 @@
 //! The config file in use: read, tried on the plugins, and followed while the daemon runs.
 
-use crate::{Exit, USAGE, assemble};
+use crate::{Exit, assemble};
 use anyhow::{Result, bail};
 use kubestack_core::error::ErrorKind;
 use kubestack_engine::Handle;
-use kubestack_engine::config::Config;
+use kubestack_engine::config::{Config, Problems};
 use kubestack_engine::secrets::SecretFiles;
 use std::path::Path;
 use std::time::Duration;
@@ -38,9 +38,12 @@ impl Loaded {
     }
 
     fn parse(text: String, path: &Path) -> Result<Self> {
-        let config = Config::parse(&text, &path.display().to_string()).map_err(Exit::from)?;
-        let wrong =
-            |error: anyhow::Error| Exit { code: USAGE, text: format!("the config is not valid\n{error}") };
+        let (config, mut problems) = Config::examine(&text, &path.display().to_string());
+        problems.0.extend(config.iter().flat_map(assemble::problems));
+        let Some(config) = config.filter(|_| problems.0.is_empty()) else {
+            return Err(Exit::from(problems).into());
+        };
+        let wrong = |error: anyhow::Error| Exit::from(Problems(vec![error.to_string()]));
         let (builder, secrets) = assemble::builder(&config).map_err(wrong)?;
         builder.build().map_err(|error| wrong(error.into()))?;
         Ok(Self { config, look: Look { text: Ok(text), secrets } })

@@ -1,6 +1,7 @@
 //! The program as a user calls it.
 #![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
 
+use std::fs;
 use std::process::{Command, Output};
 
 fn kubestack(args: &[&str]) -> Output {
@@ -36,7 +37,7 @@ fn a_bad_config_ends_with_2_and_names_each_problem_and_starts_nothing() {
         "state_dir: {}\nmasters:\n  - {{name: q, type: queue, url: 'http://127.0.0.1:1', tokn: x}}\nproviders:\n  - {{name: l, type: lokal}}\nlabels:\n  - {{name: a, cpus: 2}}\n",
         state.display()
     );
-    std::fs::write(&path, config).unwrap();
+    fs::write(&path, config).unwrap();
     for action in ["check", "run"] {
         let output = kubestack(&["-c", path.to_str().unwrap(), action]);
         assert_eq!(output.status.code(), Some(2), "{action}");
@@ -46,31 +47,71 @@ fn a_bad_config_ends_with_2_and_names_each_problem_and_starts_nothing() {
         assert!(!state.exists());
     }
     // What only the plugin knows is checked as well.
-    let config =
-        std::fs::read_to_string(&path).unwrap().replace("lokal", "local").replace("cpus: 2", "cpu: 2");
-    std::fs::write(&path, config).unwrap();
+    let config = fs::read_to_string(&path).unwrap().replace("lokal", "local").replace("cpus: 2", "cpu: 2");
+    fs::write(&path, config).unwrap();
     let output = kubestack(&["-c", path.to_str().unwrap(), "check"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("`tokn`"), "{}", text(&output.stderr));
+}
+
+/// One look at the file shows all that there is to mend.
+#[test]
+fn all_problems_come_at_once_each_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bad.yaml");
+    let state = dir.path().join("state");
+    let config = format!(
+        "state_dir: {}
+masters:
+  - {{name: q, type: queue, url: 'http://127.0.0.1:1', tokn: x, embeded: 1, token: {{file: /no/such}}}}
+  - {{name: r, type: queue, url: 'http://127.0.0.1:1', token: {{file: /no/such}}}}
+  - {{name: r, type: queue, url: [s3cret], token: 99887766}}
+providers:
+  - {{name: l, type: local, comand: x, term_grace: soon}}
+labels:
+  - {{name: a, maxx: 1, masters: s, provider: k, cpu: [2]}}
+  - {{name: a}}
+statedir: x
+",
+        state.display()
+    );
+    fs::write(&path, config).unwrap();
+    for action in ["check", "run"] {
+        let output = kubestack(&["-c", path.to_str().unwrap(), action]);
+        assert_eq!(output.status.code(), Some(2), "{action}");
+        let said = text(&output.stderr);
+        for expected in [
+            "bad.yaml:3:55: masters[0].tokn: unknown field `tokn`, did you mean `token`?",
+            "bad.yaml:3:64: masters[0].embeded: unknown field `embeded`, did you mean `embedded`?",
+            "bad.yaml:4:55: masters[1].token: the secret file /no/such cannot be opened",
+            "bad.yaml:5:6: masters[2].name: there are two entries called `r`",
+            "bad.yaml:5:28: masters[2].url: invalid type: sequence",
+            "bad.yaml:5:43: masters[2].token: expected a text, {env: NAME} or {file: PATH}",
+            "bad.yaml:7:28: providers[0].comand: unknown field `comand`, did you mean `command`?",
+            "bad.yaml:7:39: providers[0].term_grace: ",
+            "bad.yaml:9:15: labels[0].maxx: unknown field `maxx`, did you mean `max`?",
+            "bad.yaml:9:24: labels[0].masters: there is no master called `s`",
+            "bad.yaml:9:36: labels[0].provider: there is no provider called `k`",
+            "bad.yaml:9:49: labels[0].cpu: ",
+            "bad.yaml:10:6: labels[1].name: there are two labels called `a`",
+            "bad.yaml:11:1: statedir: there is no section `statedir`, did you mean `state_dir`?",
+        ] {
+            assert!(said.contains(expected), "{action}: {expected} is not in\n{said}");
+        }
+        assert!(!said.contains("s3cret") && !said.contains("99887766"), "{said}");
+    }
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["bad.yaml"], "something was started");
 }
 
 #[test]
 fn without_a_daemon_it_says_how_to_start_one() {
     let dir = tempfile::tempdir().unwrap();
     let example =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/local.yaml")).unwrap();
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/local.yaml")).unwrap();
     let path = dir.path().join("c.yaml");
-    std::fs::write(&path, example.replace("/tmp/kubestack-example", dir.path().to_str().unwrap())).unwrap();
+    fs::write(&path, example.replace("/tmp/kubestack-example", dir.path().to_str().unwrap())).unwrap();
     let output = kubestack(&["-c", path.to_str().unwrap(), "list"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("kubestack run"), "{}", text(&output.stderr));
-}
-
-#[test]
-fn a_demo_ends_well_and_leaves_nothing() {
-    let output = kubestack(&["demo", "--jobs", "12", "--seed", "5", "-o", "json"]);
-    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["left"], serde_json::json!([]));
-    assert_eq!(report["unexpected"], serde_json::json!([]));
 }

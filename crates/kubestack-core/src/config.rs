@@ -1,9 +1,10 @@
 //! A plugin's part of the config file, and references to secrets.
 
 use crate::error::{Error, Result};
+use crate::registry::nearest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -54,12 +55,51 @@ impl Fragment {
     /// Reads it as `T`. Put `#[serde(deny_unknown_fields)]` on `T`: a misspelt key is then an error.
     ///
     /// # Errors
-    /// [`Invalid`](crate::error::ErrorKind::Invalid), with file, line, column and key.
+    /// [`Invalid`](crate::error::ErrorKind::Invalid), with a line for each wrong key: file, line, column and key.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_path_to_error::deserialize(&self.value).map_err(|error| {
+        match self.parse_all() {
+            (Some(form), problems) if problems.is_empty() => Ok(form),
+            (_, problems) => Err(Error::invalid(problems.join("\n"))),
+        }
+    }
+
+    /// The same where more is to be checked even if some keys are wrong: all that is wrong, a line each, and
+    /// what the other keys give.
+    pub fn parse_all<T: DeserializeOwned>(&self) -> (Option<T>, Vec<String>) {
+        let whole = match self.read(&self.value) {
+            Ok(form) => return (Some(form), Vec::new()),
+            Err(error) => error,
+        };
+        let Value::Object(keys) = &self.value else { return (None, vec![whole]) };
+        // Serde stops at the first error, so each key is tried alone. That others are missing then is no
+        // fault of this one.
+        let empty = self.read::<T>(&Value::Object(Map::new())).err();
+        let fault = |key: &String, value: &Value| {
+            let alone = Map::from_iter([(key.clone(), value.clone())]);
+            let error = self.read::<T>(&Value::Object(alone)).err()?;
+            (Some(&error) != empty.as_ref() && !error.contains("missing field `")).then_some(error)
+        };
+        let (mut rest, mut problems) = (keys.clone(), Vec::new());
+        for (key, value) in keys {
+            if let Some(problem) = fault(key, value) {
+                rest.remove(key);
+                problems.push(with_suggestion(problem, key));
+            }
+        }
+        match self.read(&Value::Object(rest)) {
+            Ok(form) => (Some(form), problems),
+            Err(error) => {
+                problems.push(error);
+                (None, problems)
+            }
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, value: &Value) -> Result<T, String> {
+        serde_path_to_error::deserialize(value).map_err(|error| {
             let inner = error.path().to_string();
             let inner = if inner == "." { String::new() } else { inner };
-            self.error(&inner, error.inner().to_string())
+            self.error(&inner, error.inner()).message
         })
     }
 
@@ -97,6 +137,15 @@ impl Positions {
             }
             path = path.get(..path.rfind(['.', '['])?)?;
         }
+    }
+}
+
+/// What serde says of an unknown key, with the nearest known one instead of all of them.
+fn with_suggestion(problem: String, key: &str) -> String {
+    let Some((before, known)) = problem.split_once(&format!("unknown field `{key}`")) else { return problem };
+    match nearest(key, known.split('`').skip(1).step_by(2)) {
+        Some(near) => format!("{before}unknown field `{key}`, did you mean `{near}`?"),
+        None => problem,
     }
 }
 
@@ -204,6 +253,23 @@ mod tests {
         let error = fragment(json!({"host": "h", "prot": 1})).parse::<Config>().unwrap_err().to_string();
         assert!(error.starts_with("c.yaml:2:3: demand-listeners[0]"), "{error}");
         assert!(error.contains("`prot`"), "{error}");
+    }
+
+    #[test]
+    fn all_wrong_keys_are_told_at_once_and_what_is_missing_besides() {
+        let wrong = fragment(json!({"prot": 1, "port": "x", "hots": "h"}));
+        let error = wrong.parse::<Config>().unwrap_err().message;
+        let lines: Vec<&str> = error.lines().collect();
+        assert_eq!(lines.len(), 4, "{error}");
+        assert!(error.contains("unknown field `prot`, did you mean `port`?"), "{error}");
+        assert!(error.contains("unknown field `hots`, did you mean `host`?"), "{error}");
+        assert!(
+            lines.iter().any(|line| line.starts_with("c.yaml:3:5: demand-listeners[0].port: ")),
+            "{error}"
+        );
+        assert!(error.contains("missing field `host`"), "{error}");
+        let (rest, problems) = fragment(json!({"host": "h", "port": "x"})).parse_all::<Config>();
+        assert_eq!((rest.unwrap().host.as_str(), problems.len()), ("h", 1));
     }
 
     #[test]

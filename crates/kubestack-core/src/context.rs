@@ -1,6 +1,6 @@
 //! What the engine hands to plugins: a clock, a task set, secrets, the label table.
 
-use crate::config::SecretRef;
+use crate::config::{Fragment, SecretRef};
 use crate::error::Result;
 use crate::label::LabelSpec;
 use crate::name::{InstanceName, LabelName};
@@ -65,6 +65,14 @@ impl BuildContext {
         state_dir: PathBuf,
     ) -> Self {
         Self { name: name.into(), instance, clock, spawner, secrets, state_dir }
+    }
+
+    /// The secret that stands under `key` in the plugin's part of the config.
+    ///
+    /// # Errors
+    /// If there is none now: with file, line, column and key, and never with the secret itself.
+    pub fn secret(&self, fragment: &Fragment, key: &str, secret: &SecretRef) -> Result<SecretString> {
+        self.secrets.resolve(secret).map_err(|error| fragment.error(key, error.message))
     }
 
     /// The same for another entry.

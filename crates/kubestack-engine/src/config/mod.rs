@@ -109,14 +109,25 @@ impl Config {
     /// # Errors
     /// Every problem at once.
     pub fn parse(text: &str, file: &str) -> Result<Self, Problems> {
-        let (value, positions) = tree::read(text, file).map_err(|text| Problems(vec![text]))?;
-        let positions = Arc::new(positions);
-        let Value::Object(root) = value else {
-            return Err(Problems(vec![format!("{file}: must be a map of sections such as `labels:`")]));
+        match Self::examine(text, file) {
+            (Some(config), problems) if problems.0.is_empty() => Ok(config),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// The same for whoever has more to check: all that is wrong, and a config of what is not. It is fit to
+    /// be run only if nothing is wrong.
+    pub fn examine(text: &str, file: &str) -> (Option<Self>, Problems) {
+        let (value, positions) = match tree::read(text, file) {
+            Ok(read) => read,
+            Err(text) => return (None, Problems(vec![text])),
         };
-        let mut reader = Reader { root, positions, problems: Vec::new() };
+        let Value::Object(root) = value else {
+            return (None, Problems(vec![format!("{file}: must be a map of sections such as `labels:`")]));
+        };
+        let mut reader = Reader { root, positions: Arc::new(positions), problems: Vec::new() };
         let config = reader.config();
-        if reader.problems.is_empty() { Ok(config) } else { Err(Problems(reader.problems)) }
+        (Some(config), Problems(reader.problems))
     }
 
     /// Whether `other` asks for the very same plugins: what was built for one of them serves the other.
@@ -165,43 +176,14 @@ impl Reader {
 
     fn section<T: serde::de::DeserializeOwned + Default>(&mut self, name: &str) -> T {
         let Some(value) = self.root.get(name).cloned() else { return T::default() };
-        self.form(name, value, &[]).unwrap_or_default()
+        self.form(name, value).unwrap_or_default()
     }
 
-    /// The value as a `T`. If it is none, each key is tried alone, beside those that `T` cannot do without:
-    /// one wrong key hides no other.
-    fn form<T: serde::de::DeserializeOwned>(
-        &mut self,
-        path: &str,
-        value: Value,
-        needed: &[&str],
-    ) -> Option<T> {
-        let positions = self.positions.clone();
-        let parse = |value| Fragment::new(value, path, positions.clone()).parse::<T>();
-        let error = match parse(value.clone()) {
-            Ok(form) => return Some(form),
-            Err(error) => error,
-        };
-        let before = self.problems.len();
-        for (key, value) in value.as_object().into_iter().flatten() {
-            let mut alone: Map<String, Value> =
-                needed.iter().map(|name| ((*name).to_owned(), Value::from("x"))).collect();
-            alone.insert(key.clone(), value.clone());
-            let Err(error) = parse(Value::Object(alone)) else { continue };
-            let unknown = format!("unknown field `{key}`");
-            match error.message.split_once(&unknown) {
-                Some((_, known)) => {
-                    let near = nearest(key, known.split('`').skip(1).step_by(2));
-                    let hint = near.map_or(known.to_owned(), |near| format!(", did you mean `{near}`?"));
-                    self.problem(&format!("{path}.{key}"), format!("{unknown}{hint}"));
-                }
-                None => self.problems.push(error.message),
-            }
-        }
-        if self.problems.len() == before {
-            self.problems.push(error.message);
-        }
-        None
+    /// The value as a `T`, or what of it is one.
+    fn form<T: serde::de::DeserializeOwned>(&mut self, path: &str, value: Value) -> Option<T> {
+        let (form, problems) = Fragment::new(value, path, self.positions.clone()).parse_all();
+        self.problems.extend(problems);
+        form
     }
 
     /// The items of a list, each with its path.
@@ -321,7 +303,7 @@ impl Reader {
         let mut entries: Vec<PluginEntry> = Vec::new();
         let mut limits = Vec::new();
         for (path, item) in items {
-            let Some(form) = self.form::<EntryForm>(&path, item.clone(), &["name", "type"]) else { continue };
+            let Some(form) = self.form::<EntryForm>(&path, item.clone()) else { continue };
             self.name(&path, &form.name);
             if entries.iter().any(|entry| entry.name == form.name) {
                 self.problem(
@@ -387,7 +369,7 @@ impl Reader {
         }
         let mut unlabelled: BTreeMap<String, String> = BTreeMap::new();
         for (path, item) in items {
-            let Some(form) = self.form::<LabelForm>(&path, item, &["name"]) else { continue };
+            let Some(form) = self.form::<LabelForm>(&path, item) else { continue };
             self.name(&path, &form.name);
             if setup.labels.contains_key(form.name.as_str()) {
                 self.problem(&format!("{path}.name"), format!("there are two labels called `{}`", form.name));
