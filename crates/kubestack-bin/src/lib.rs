@@ -20,6 +20,7 @@ mod operate;
 mod reload;
 mod run;
 mod show;
+mod signals;
 
 // The binary must name each plugin crate, or the linker drops it together with its registration.
 use kubestack_local as _;
@@ -34,6 +35,8 @@ use std::process::ExitCode;
 const USAGE: u8 = 2;
 /// What was named does not exist.
 const NO_SUCH_THING: u8 = 3;
+/// A signal stopped it before it was done; shells use the same for Ctrl-C.
+const STOPPED: u8 = 130;
 
 /// Runs the program.
 pub fn main() -> ExitCode {

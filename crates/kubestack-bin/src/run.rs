@@ -2,7 +2,8 @@
 
 use crate::control::{self, Server};
 use crate::reload::{self, Loaded};
-use crate::{Exit, USAGE, assemble, show};
+use crate::signals::Signals;
+use crate::{Exit, STOPPED, USAGE, assemble, show};
 use anyhow::{Context, Result};
 use kubestack_engine::Handle;
 use kubestack_engine::config::Problems;
@@ -12,7 +13,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 impl From<Problems> for Exit {
@@ -38,20 +38,18 @@ pub(crate) fn check(path: &Path) -> Result<ExitCode> {
 pub(crate) async fn daemon(path: &Path) -> Result<ExitCode> {
     log_to_stderr();
     let stop = Arc::new(Notify::new());
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::new()?;
     let told = stop.clone();
     let signals = async move {
-        let mut next = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
-        next().await;
+        signals.next().await;
         tracing::info!("stopping once the steps under way have ended; another signal stops at once");
         told.notify_one();
-        next().await;
+        signals.next().await;
         tracing::warn!("stopped at once; what was under way is found again after the next start");
     };
     tokio::select! {
         ended = run(path, &stop) => ended.map(|()| ExitCode::SUCCESS),
-        () = signals => Ok(ExitCode::from(130)),
+        () = signals => Ok(ExitCode::from(STOPPED)),
     }
 }
 

@@ -1,10 +1,12 @@
 //! `kubestack demo`: the queue, the engine and local agents in a temporary directory, and real jobs on them.
 
 mod jobs;
+mod left;
 mod report;
 
 use crate::cli::{self, Output};
-use crate::{assemble, show};
+use crate::signals::Signals;
+use crate::{Exit, STOPPED, assemble, show};
 use anyhow::{Context, Result, bail};
 use jobs::LABELS;
 use kubestack_core::config::Fragment;
@@ -14,7 +16,7 @@ use kubestack_core::registry::{PluginKind, find};
 use kubestack_core::time::Moment;
 use kubestack_engine::clock::SystemClock;
 use kubestack_engine::secrets::HostSecrets;
-use kubestack_engine::{Engine, Handle, Setup, Status};
+use kubestack_engine::{Command, Engine, Handle, Setup, Status};
 use kubestack_planner::settings::{LabelSettings, Limit};
 use kubestack_queue::client::QueueClient;
 use kubestack_queue::model::Job;
@@ -34,6 +36,8 @@ const AGENTS: u32 = 8;
 const LOOK: Duration = Duration::from_millis(50);
 /// The longest that a demo may take beyond its jobs.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The longest that a demo that was stopped waits for its agents to go.
+const STOP: Duration = Duration::from_secs(15);
 
 /// Runs the demo; the exit code says whether every job ended as expected and nothing is left.
 pub(crate) async fn run(args: &cli::Demo, output: Output) -> Result<ExitCode> {
@@ -51,16 +55,32 @@ pub(crate) async fn run(args: &cli::Demo, output: Output) -> Result<ExitCode> {
     let handle = engine.handle();
     let client = QueueClient::new(&format!("http://{address}"), token.into())?;
     let mix = jobs::mix(args.jobs, args.seed);
+    let mut signals = Signals::new()?;
     let began = clock.now();
     let mut watched = None;
     let story = async {
-        watched = Some(watch(&mix, &client, &handle, &*clock, output).await);
+        let seen = tokio::select! {
+            seen = watch(&mix, &client, &handle, &*clock, output) => seen,
+            () = signals.next() => Err(stopped()),
+        };
+        if seen.is_err() {
+            tokio::select! {
+                () = take_all_away(&handle, &*clock, output) => {}
+                () = signals.next() => {}
+            }
+        }
+        watched = Some(seen);
     };
-    engine.run(story).await?;
-    let (jobs, agents) = watched.context("the engine stopped before the jobs had ended")??;
+    let ended = engine.run(story).await;
     let took = clock.now().since(began);
-    let mut left = left_behind(&root, address);
+    let mut left = left::behind(&root, address);
+    if watched.as_ref().is_none_or(Result::is_err) {
+        // Without their queue they would wait for it for a long time.
+        left::end_processes(&root);
+    }
     dir.close().context("cannot remove the temporary directory")?;
+    ended?;
+    let (jobs, agents) = watched.context("the engine stopped before the jobs had ended")??;
     if root.exists() {
         left.push(format!("directory {}", root.display()));
     }
@@ -188,6 +208,30 @@ async fn watch(
     }
 }
 
+/// How a demo ends that somebody stopped.
+fn stopped() -> anyhow::Error {
+    Exit { code: STOPPED, text: "stopped; its jobs were ended".to_owned() }.into()
+}
+
+/// Ends all jobs and agents: a demo that goes wrong or is stopped leaves nothing either.
+async fn take_all_away(handle: &Handle, clock: &dyn Clock, output: Output) {
+    if output == Output::Table {
+        show::aside("\nending jobs and agents; another Ctrl-C kills them");
+    }
+    let since = clock.now();
+    let reason = "the demo ends".to_owned();
+    let mut told = handle.command(Command::DrainAll { reason }).await.is_ok();
+    while told && clock.now().since(since) < STOP {
+        let Ok(status) = handle.status().await else { return };
+        // What was under way when launching stopped appears later. Gone meanwhile is fine.
+        for agent in &status.agents {
+            let _ = handle.command(Command::Delete { id: agent.name.to_string(), force: true }).await;
+        }
+        told = !status.agents.is_empty();
+        clock.sleep(LOOK).await;
+    }
+}
+
 async fn wait_until_up(client: &QueueClient, clock: &dyn Clock) -> Result<()> {
     let since = clock.now();
     while let Err(error) = client.waiting().await {
@@ -268,27 +312,4 @@ impl Progress {
             show::aside(&self.last);
         }
     }
-}
-
-/// What is still there although all should be gone.
-fn left_behind(root: &Path, address: SocketAddr) -> Vec<String> {
-    let mut left = Vec::new();
-    let agents = root.join("local").join("local");
-    for entry in std::fs::read_dir(&agents).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            left.push(format!("directory {}", entry.path().display()));
-        }
-    }
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let inside = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(root));
-        if inside && pid != std::process::id() {
-            left.push(format!("process {pid}"));
-        }
-    }
-    if std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
-        left.push(format!("port {}", address.port()));
-    }
-    left
 }
