@@ -9,12 +9,18 @@ use kubestack_engine::clock::SystemClock;
 use kubestack_engine::config::Config;
 use kubestack_engine::secrets::HostSecrets;
 use kubestack_queue::agent::{self, AgentConfig};
-use kubestack_queue::client::QueueClient;
+use kubestack_queue::client::{QueueClient, persist};
 use kubestack_queue::master::QueueConfig;
 use kubestack_queue::model::{Job, JobState, Submission};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// How long one look at a job that goes on is held back.
+const LOOK: Duration = Duration::from_secs(20);
+/// How long whoever waits for a job outlasts a queue that does not answer: its daemon may be restarted, and
+/// the job goes on meanwhile.
+const RESTART: Duration = Duration::from_secs(60);
 
 /// The queue that the config names.
 fn client(path: &Path) -> Result<QueueClient> {
@@ -69,8 +75,8 @@ pub(crate) async fn jobs(path: &Path, action: &Jobs, output: Output) -> Result<E
             let mut job = find(&client, job).await?;
             while !job.state.has_ended() {
                 // A log that grows, or a job that ends, answers at once.
-                client.log(job.id, job.log_bytes, Duration::from_secs(20)).await?;
-                job = client.job(job.id).await?;
+                persist(RESTART, || client.log(job.id, job.log_bytes, LOOK)).await?;
+                job = persist(RESTART, || client.job(job.id)).await?;
             }
             show::answer(output, &job, || show::job(&job, SystemClock::start().now()));
             if job.state != JobState::Succeeded {
@@ -94,10 +100,11 @@ pub(crate) async fn logs(path: &Path, job: &str, follow: bool) -> Result<ExitCod
     let client = client(path)?;
     let id = find(&client, job).await?.id;
     let mut offset = 0;
+    let (wait, patience) = if follow { (LOOK, RESTART) } else { (Duration::ZERO, Duration::ZERO) };
     loop {
-        let job = client.job(id).await?;
-        let wait = if follow { Duration::from_secs(20) } else { Duration::ZERO };
-        let bytes = client.log(id, offset, wait).await.context("cannot read the log")?;
+        let job = persist(patience, || client.job(id)).await?;
+        let bytes =
+            persist(patience, || client.log(id, offset, wait)).await.context("cannot read the log")?;
         offset += bytes.len() as u64;
         show::raw(&bytes);
         if bytes.is_empty() && (!follow || job.state.has_ended()) {

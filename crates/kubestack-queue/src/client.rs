@@ -7,6 +7,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::Duration;
 
 /// How long a call may take beyond what it asks the server to wait.
@@ -28,6 +29,8 @@ impl QueueClient {
     pub fn new(url: &str, token: SecretString) -> Result<Self> {
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
+            // Well before the server lets an idle connection go.
+            .pool_idle_timeout(Duration::from_secs(20))
             // A redirect would carry the token to a place that nobody named.
             .redirect(reqwest::redirect::Policy::none())
             .build()
@@ -182,6 +185,35 @@ impl QueueClient {
             },
             text,
         ))
+    }
+}
+
+/// Repeats a call that may be repeated until it has an answer, with growing pauses, for about so long.
+///
+/// # Errors
+/// The last one, if it did not pass in time; any other at once.
+#[expect(clippy::disallowed_methods, reason = "agents and the command line live in real time")]
+pub async fn persist<T, W: Future<Output = Result<T>>>(
+    patience: Duration,
+    call: impl Fn() -> W,
+) -> Result<T> {
+    let mut pause = Duration::from_millis(50);
+    let mut waited = Duration::ZERO;
+    loop {
+        match call().await {
+            Err(error)
+                if waited < patience
+                    && matches!(
+                        error.kind,
+                        ErrorKind::Transient | ErrorKind::UnknownOutcome | ErrorKind::RateLimited { .. }
+                    ) =>
+            {
+                tokio::time::sleep(pause).await;
+                waited += pause;
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+            answer => return answer,
+        }
     }
 }
 

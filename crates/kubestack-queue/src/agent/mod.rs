@@ -2,7 +2,7 @@
 
 mod process;
 
-use crate::client::{QueueClient, broken};
+use crate::client::{QueueClient, broken, persist};
 use crate::model::{Beat, Job, Outcome};
 use kubestack_core::error::{Error, ErrorKind, Result};
 use process::{End, Running, Wish};
@@ -199,28 +199,6 @@ async fn ship(client: &QueueClient, mut chunks: mpsc::Receiver<Vec<u8>>) {
         .await;
         if let Err(error) = shipped {
             tracing::warn!(%error, "the queue does not take the log");
-        }
-    }
-}
-
-/// Repeats a call that may be repeated until it has an answer, with growing pauses.
-async fn persist<T, W: Future<Output = Result<T>>>(patience: Duration, call: impl Fn() -> W) -> Result<T> {
-    let mut pause = Duration::from_millis(50);
-    let mut waited = Duration::ZERO;
-    loop {
-        match call().await {
-            Err(error)
-                if waited < patience
-                    && matches!(
-                        error.kind,
-                        ErrorKind::Transient | ErrorKind::UnknownOutcome | ErrorKind::RateLimited { .. }
-                    ) =>
-            {
-                process::after(Some(pause)).await;
-                waited += pause;
-                pause = (pause * 2).min(Duration::from_secs(2));
-            }
-            answer => return answer,
         }
     }
 }
