@@ -11,12 +11,17 @@ use kubestack_core::registry::Build;
 use kubestack_core::time::Span;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// A look is taken at least this often, so that what is known does not count as stale.
 const LOOK: Duration = Duration::from_secs(20);
+
+/// A server that cannot begin, for want of its port or its disk, tries again after that time.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The config of a queue.
 #[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
@@ -64,7 +69,7 @@ pub struct QueueMaster {
     client: QueueClient,
     url: String,
     clock: Arc<dyn Clock>,
-    broken: tokio::sync::watch::Receiver<Option<String>>,
+    broken: watch::Receiver<Option<String>>,
 }
 
 fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn CiMaster>> {
@@ -73,19 +78,22 @@ fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn CiMaster
         return Err(fragment
             .error("url", "must begin with http://; put a TLS proxy on the same host in front of others"));
     }
-    let token = context.secrets.resolve(&config.token)?;
+    let token = context.secret(fragment, "token", &config.token)?;
     let client = QueueClient::new(&config.url, token.clone())?;
-    let (tell, broken) = tokio::sync::watch::channel(None);
+    let (tell, broken) = watch::channel(None);
     if let Some(embedded) = config.embedded {
         let name = &context.name;
         let dir = embedded.data_dir.clone().unwrap_or_else(|| context.state_dir.join("queue").join(name));
         let clock = context.clock.clone();
         let task = async move {
-            if let Err(error) = run_embedded(embedded, dir, token, clock).await {
-                tracing::error!("{}", error.message);
+            loop {
+                let Err(error) = run_embedded(&embedded, &dir, token.clone(), clock.clone(), &tell).await;
+                // Said once; whatever is in the way may go.
+                if tell.borrow().as_ref() != Some(&error.message) {
+                    tracing::error!("{}", error.message);
+                }
                 tell.send_replace(Some(error.message));
-                // Kept open, so that each call goes on to tell why.
-                tell.closed().await;
+                clock.sleep(RETRY).await;
             }
         };
         context.spawner.spawn(&format!("queue {name}"), Box::pin(task));
@@ -93,13 +101,14 @@ fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn CiMaster
     Ok(Box::new(QueueMaster { client, url: config.url, clock: context.clock.clone(), broken }))
 }
 
-/// Serves for ever.
+/// Serves for ever, unless it cannot begin.
 async fn run_embedded(
-    config: EmbeddedConfig,
-    dir: PathBuf,
+    config: &EmbeddedConfig,
+    dir: &Path,
     token: SecretString,
     clock: Arc<dyn Clock>,
-) -> Result<()> {
+    broken: &watch::Sender<Option<String>>,
+) -> Result<Infallible> {
     let listen = &config.listen;
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
         Error::invalid(format!(
@@ -110,6 +119,7 @@ async fn run_embedded(
     let options =
         QueueOptions { lease: config.lease.0, attempts: config.attempts, ..QueueOptions::default() };
     let queue = Queue::new(store, clock.clone(), token, options)?;
+    broken.send_replace(None);
     let expire = {
         let queue = queue.clone();
         async move {
@@ -119,11 +129,10 @@ async fn run_embedded(
             }
         }
     };
-    let served = tokio::select! {
-        served = serve(queue, listener, std::future::pending()) => served,
-        () = expire => Ok(()),
-    };
-    served.map_err(|error| Error::bug(format!("the queue's server failed: {error}")))
+    tokio::select! {
+        never = serve(queue, listener) => match never {},
+        never = expire => never,
+    }
 }
 
 inventory::submit! {

@@ -55,7 +55,7 @@ impl Stage {
         let queue = Queue::new(store, Arc::new(Wall), "operator".into(), options).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(serve(queue.clone(), listener, std::future::pending()));
+        tokio::spawn(serve(queue.clone(), listener));
         let expiring = queue.clone();
         tokio::spawn(async move {
             loop {

@@ -153,6 +153,58 @@ fn logs_are_bounded_and_a_repeated_chunk_counts_once() {
 }
 
 #[test]
+fn so_many_ended_jobs_are_kept_and_no_number_comes_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q");
+    let options = QueueOptions { ended: 2, ended_log_bytes: 10, ..QueueOptions::default() };
+    let first = queue(&path, Arc::default(), options);
+    for number in 1..=5 {
+        let agent = format!("agent-{number}");
+        first.submit(job("a")).unwrap();
+        first.enrol(&agent, enrol("a")).unwrap();
+        first.lease(&agent).unwrap().unwrap();
+        first.append(&agent, 0, b"123456").unwrap();
+        first.result(&agent, &success()).unwrap();
+    }
+    first.submit(job("a")).unwrap();
+    let ids = |queue: &Queue| queue.jobs(0, 100).iter().map(|job| job.id).collect::<Vec<_>>();
+    assert_eq!(ids(&first), [1, 2, 3, 4, 5, 6]);
+    first.expire();
+    assert_eq!(ids(&first), [5, 6], "two may stay, but their logs take too much");
+    drop(first);
+    let second = queue(&path, Arc::default(), options);
+    assert_eq!(ids(&second), [5, 6], "they are gone from the disk as well");
+    assert_eq!(second.log(5, 0, 100).unwrap(), b"123456");
+    assert_eq!(second.log(4, 0, 100).unwrap_err().kind, ErrorKind::NotFound);
+    second.cancel(6).unwrap();
+    let none = QueueOptions { ended: 0, ..options };
+    drop(second);
+    let third = queue(&path, Arc::default(), none);
+    third.expire();
+    assert_eq!(third.submit(job("a")).unwrap().id, 7);
+}
+
+#[test]
+fn waiting_jobs_and_answers_are_bounded_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = QueueOptions { waiting_bytes: 10 << 20, ..QueueOptions::default() };
+    let queue = queue(&dir.path().join("q"), Arc::default(), options);
+    let large = || Submission { command: vec!["x".repeat(1 << 20)], ..job("a") };
+    for _ in 0..10 {
+        queue.submit(large()).unwrap();
+    }
+    assert_eq!(queue.submit(large()).unwrap_err().kind, ErrorKind::Transient, "the queue is full");
+    assert!(queue.jobs(0, 100).len() < 10, "one answer holds them all");
+    queue.cancel(1).unwrap();
+    queue.submit(large()).unwrap();
+    let mut seen = 0;
+    while let Some(last) = queue.jobs(seen, 100).last() {
+        seen = last.id;
+    }
+    assert_eq!(seen, 11, "all come, page by page");
+}
+
+#[test]
 fn the_log_of_a_second_try_comes_after_that_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let queue = queue(&dir.path().join("q"), Arc::default(), QueueOptions::default());
@@ -173,7 +225,7 @@ async fn the_wire_tells_who_may_what_and_what_is_wrong() {
     let queue = queue(&dir.path().join("q"), Arc::default(), QueueOptions::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let server = tokio::spawn(serve(queue, listener, std::future::pending()));
+    let server = tokio::spawn(serve(queue, listener));
     let operator = QueueClient::new(&url, "operator".into()).unwrap();
     let submitted = operator.submit(&job("a")).await.unwrap();
     assert_eq!(operator.job(submitted.id).await.unwrap().state, JobState::Queued);

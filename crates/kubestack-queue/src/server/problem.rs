@@ -5,6 +5,9 @@ use axum::response::{IntoResponse, Response};
 use kubestack_core::error::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
+/// Characters of a detail: it may repeat what the caller sent, and that may be long.
+const DETAIL: usize = 300;
+
 /// What is wrong, and what to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Problem {
@@ -20,7 +23,12 @@ impl Problem {
     /// A problem of that status.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("error").to_owned();
-        Self { status: status.as_u16(), title, detail: detail.into() }
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(DETAIL) {
+            detail.truncate(end);
+            detail.push('…');
+        }
+        Self { status: status.as_u16(), title, detail }
     }
 }
 

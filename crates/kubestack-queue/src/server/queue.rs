@@ -1,5 +1,6 @@
 //! What the queue does: every rule in one place, under one lock, written to disk before it is answered.
 
+use super::limits::{self, Line, QueueOptions};
 use crate::model::{
     AgentInfo, AgentRecord, Beat, Enrol, Enrolled, Job, JobState, Outcome, Revision, Submission, Waiting,
 };
@@ -9,30 +10,14 @@ use kubestack_core::error::{Error, Result};
 use kubestack_core::time::Moment;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-/// Limits and times.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueOptions {
-    /// An agent that is silent for so long is dead, and its job is queued again.
-    pub lease: Duration,
-    /// A job whose agents died that often fails.
-    pub attempts: u32,
-    /// Bytes of log kept per job.
-    pub log_bytes: u64,
-    /// Jobs that may wait at once.
-    pub waiting: usize,
-}
-
-impl Default for QueueOptions {
-    fn default() -> Self {
-        Self { lease: Duration::from_secs(20), attempts: 3, log_bytes: 16 << 20, waiting: 100_000 }
-    }
-}
+/// Bytes of commands and environments in one answer; more comes with the next page.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// What a job that wrote more than is kept ends its log with.
 const TRUNCATED: &[u8] = b"\n[log truncated: the limit per job is reached]\n";
@@ -40,7 +25,7 @@ const TRUNCATED: &[u8] = b"\n[log truncated: the limit per job is reached]\n";
 #[derive(Default)]
 struct State {
     jobs: BTreeMap<u64, Job>,
-    queued: BTreeSet<u64>,
+    queued: Line,
     agents: BTreeMap<String, AgentRecord>,
     /// Heard of since this server started; silence is counted from here on.
     heard: BTreeMap<String, Moment>,
@@ -96,7 +81,7 @@ impl Queue {
         }
         for job in jobs {
             if job.state == JobState::Queued {
-                state.queued.insert(job.id);
+                state.queued.insert(&job);
             }
             state.jobs.insert(job.id, job);
         }
@@ -137,14 +122,9 @@ impl Queue {
     /// # Errors
     /// If it makes no sense, the queue is full, or it cannot be kept.
     pub fn submit(&self, submission: Submission) -> Result<Job> {
-        if submission.command.first().is_none_or(String::is_empty) {
-            return Err(Error::invalid("the command is empty; name a program"));
-        }
-        if submission.label.is_empty() {
-            return Err(Error::invalid("the label is empty; name the label that is to run the job"));
-        }
+        limits::check(&submission)?;
         let mut state = self.state();
-        if state.queued.len() >= self.options.waiting {
+        if state.queued.is_full(&self.options) {
             return Err(Error::transient("the queue is full; try again once jobs have ended"));
         }
         let id = state.jobs.last_key_value().map_or(1, |(id, _)| id + 1);
@@ -165,8 +145,8 @@ impl Queue {
             why: None,
         };
         self.store.write(&Batch { jobs: vec![&job], ..Batch::default() })?;
+        state.queued.insert(&job);
         state.jobs.insert(id, job.clone());
-        state.queued.insert(id);
         drop(state);
         self.changed(true, false);
         Ok(job)
@@ -185,9 +165,18 @@ impl Queue {
         Ok(job)
     }
 
-    /// Jobs with a larger number than `after`, in order.
+    /// Jobs with a larger number than `after`, in order: at most that many, and no more than fit into an answer.
     pub fn jobs(&self, after: u64, limit: usize) -> Vec<Job> {
-        let ids: Vec<u64> = self.state().jobs.range(after + 1..).take(limit).map(|(id, _)| *id).collect();
+        let mut room = PAGE_BYTES;
+        let fits = |job: &&Job| {
+            let had_room = room > 0;
+            room = room.saturating_sub(limits::size(job));
+            had_room
+        };
+        let state = self.state();
+        let jobs = state.jobs.range(after.saturating_add(1)..).map(|(_, job)| job);
+        let ids: Vec<u64> = jobs.take(limit).take_while(fits).map(|job| job.id).collect();
+        drop(state);
         ids.into_iter().filter_map(|id| self.job(id).ok()).collect()
     }
 
@@ -207,7 +196,7 @@ impl Queue {
             _ => return Ok(job),
         }
         self.store.write(&Batch { jobs: vec![&job], ..Batch::default() })?;
-        state.queued.remove(&id);
+        state.queued.remove(&job);
         state.jobs.insert(id, job.clone());
         drop(state);
         self.changed(true, true);
@@ -228,7 +217,7 @@ impl Queue {
     /// Jobs that wait, oldest first.
     pub fn waiting(&self) -> Vec<Waiting> {
         let state = self.state();
-        let jobs = state.queued.iter().filter_map(|id| state.jobs.get(id));
+        let jobs = state.queued.ids().filter_map(|id| state.jobs.get(id));
         jobs.map(|job| Waiting { id: job.id, label: job.submission.label.clone(), since: job.submitted })
             .collect()
     }
@@ -332,7 +321,7 @@ impl Queue {
     fn put_back(&self, state: &mut State, job: Option<Job>) {
         if let Some(job) = job {
             if job.state == JobState::Queued {
-                state.queued.insert(job.id);
+                state.queued.insert(&job);
             }
             state.jobs.insert(job.id, job);
         }
@@ -360,7 +349,7 @@ impl Queue {
         }
         let fits =
             |id: &&u64| state.jobs.get(id).is_some_and(|job| agent.provides.contains(&job.submission.label));
-        let Some(mut job) = state.queued.iter().find(fits).and_then(|id| state.jobs.get(id)).cloned() else {
+        let Some(mut job) = state.queued.ids().find(fits).and_then(|id| state.jobs.get(id)).cloned() else {
             drop(state);
             if attached {
                 self.changed(false, true);
@@ -375,7 +364,7 @@ impl Queue {
         agent.used = true;
         agent.job = Some(job.id);
         self.store.write(&Batch { jobs: vec![&job], agents: vec![&agent], ..Batch::default() })?;
-        state.queued.remove(&job.id);
+        state.queued.remove(&job);
         state.jobs.insert(job.id, job.clone());
         state.agents.insert(name.to_owned(), agent);
         drop(state);
@@ -483,7 +472,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Queues jobs again whose agents are silent for too long. Returns when to look again.
+    /// Queues jobs again whose agents are silent for too long, and forgets ended ones that are too many.
+    /// Returns when to look again.
     pub fn expire(&self) -> Duration {
         let now = self.clock.now();
         let mut state = self.state();
@@ -514,11 +504,24 @@ impl Queue {
                 }
             }
         }
+        self.forget(&mut state);
         drop(state);
         if any {
             self.changed(true, true);
         }
         (self.options.lease / 8).max(Duration::from_millis(10))
+    }
+
+    /// What has ended is kept for a while, not for ever.
+    fn forget(&self, state: &mut State) {
+        let forgotten = limits::to_forget(&state.jobs, &self.options);
+        if forgotten.is_empty() {
+            return;
+        }
+        match self.store.write(&Batch { forgotten: forgotten.clone(), ..Batch::default() }) {
+            Ok(()) => state.jobs.retain(|id, _| !forgotten.contains(id)),
+            Err(error) => tracing::warn!(%error, "old jobs cannot be forgotten; it is tried again"),
+        }
     }
 }
 

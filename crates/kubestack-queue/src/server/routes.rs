@@ -4,7 +4,7 @@ use super::problem::Problem;
 use super::queue::Queue;
 use crate::model::{AgentInfo, Beat, Enrol, Enrolled, Job, Outcome, Revision, Submission, Waiting};
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// Bodies beyond this are refused unread.
 const BODY: usize = 1 << 20;
+/// Whoever takes longer to send a body is let go.
+const BODY_TIME: Duration = Duration::from_secs(30);
 /// Log bytes in one answer.
 const LOG: usize = 1 << 20;
 /// Jobs in one answer.
@@ -47,6 +49,9 @@ pub(super) fn router(queue: Arc<Queue>) -> Router {
         .route("/v1/agent/log", post(append))
         .route("/v1/agent/result", post(result))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is no such path; the API is under /v1"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods; `allow` names them")
+        })
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(queue)
 }
@@ -86,26 +91,43 @@ impl FromRequestParts<Arc<Queue>> for Agent {
     }
 }
 
+/// A body as it is, within its limits of size and time.
+struct Raw(Bytes);
+
+impl FromRequest<Arc<Queue>> for Raw {
+    type Rejection = Problem;
+    async fn from_request(request: Request, queue: &Arc<Queue>) -> Answer<Self> {
+        let too_large = || {
+            let text = format!("the body is larger than {BODY} bytes; send less at once");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+        };
+        let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        if declared.and_then(|value| value.parse::<u64>().ok()).is_some_and(|length| length > BODY as u64) {
+            return Err(too_large());
+        }
+        let Ok(bytes) = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, queue)).await else {
+            let text = format!("the body did not come within {} s", BODY_TIME.as_secs());
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, text));
+        };
+        bytes.map(Self).map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+            status => Problem::new(status, rejection.body_text()),
+        })
+    }
+}
+
 /// A JSON body, with a problem that says what is wrong with it.
 struct Body<T>(T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Queue>> for Body<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, queue: &Arc<Queue>) -> Answer<Self> {
-        let bytes = Bytes::from_request(request, queue).await.map_err(unread)?;
+        let Raw(bytes) = Raw::from_request(request, queue).await?;
         let body = serde_json::from_slice(&bytes);
         body.map(Self).map_err(|error| {
             Problem::new(StatusCode::BAD_REQUEST, format!("the body is not understood: {error}"))
         })
     }
-}
-
-fn unread(rejection: BytesRejection) -> Problem {
-    let status = rejection.status();
-    if status == StatusCode::PAYLOAD_TOO_LARGE {
-        return Problem::new(status, format!("the body is larger than {BODY} bytes; send less at once"));
-    }
-    Problem::new(status, rejection.body_text())
 }
 
 fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Answer<T> {
@@ -117,7 +139,7 @@ fn named<T>(path: Result<Path<T>, PathRejection>) -> Answer<T> {
 }
 
 /// Runs `wait`, but not for longer than the caller asked for.
-async fn at_most(milliseconds: u64, wait: impl Future<Output = ()>) {
+pub(super) async fn at_most(milliseconds: u64, wait: impl Future<Output = ()>) {
     let longest = Duration::from_millis(milliseconds.min(WAIT));
     let _ = tokio::time::timeout(longest, wait).await;
 }
@@ -340,9 +362,9 @@ async fn append(
     Agent(name): Agent,
     State(queue): Shared,
     offset: Result<Query<Offset>, QueryRejection>,
-    bytes: Result<Bytes, BytesRejection>,
+    Raw(bytes): Raw,
 ) -> Answer<StatusCode> {
-    queue.append(&name, asked(offset)?.offset, &bytes.map_err(unread)?)?;
+    queue.append(&name, asked(offset)?.offset, &bytes)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
