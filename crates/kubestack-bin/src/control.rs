@@ -10,11 +10,17 @@ use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Longer requests are not read: none of ours comes near it.
 const MAX_REQUEST: u64 = 64 * 1024;
+
+/// Whoever asks nothing for so long is let go.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What the address of a socket holds, with the zero byte at its end (unix(7)).
+const MAX_PATH: usize = 108;
 
 /// A question.
 #[derive(Serialize, Deserialize)]
@@ -37,6 +43,12 @@ enum Answer {
 /// Where the daemon of that state directory listens.
 pub(crate) fn socket(state_dir: &Path) -> PathBuf {
     state_dir.join("control.sock")
+}
+
+/// What is wrong with that state directory's socket.
+pub(crate) fn problem(state_dir: &Path) -> Option<String> {
+    let over = (socket(state_dir).as_os_str().len() + 1).checked_sub(MAX_PATH).filter(|over| *over > 0)?;
+    Some(format!("state_dir: {} is too long for the control socket by {over} bytes", state_dir.display()))
 }
 
 /// The daemon's end of the socket; removed with it.
@@ -71,8 +83,8 @@ impl Server {
                     spawner.spawn("control connection", Box::pin(task));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the control socket fails; the command line cannot reach this daemon");
-                    return;
+                    tracing::warn!(%error, "the control socket fails; it is tried again");
+                    pause().await;
                 }
             }
         }
@@ -85,10 +97,16 @@ impl Drop for Server {
     }
 }
 
+/// Most likely no file can be opened: to ask again at once would only burn time.
+#[expect(clippy::disallowed_methods, reason = "the daemon's own process, in real time")]
+async fn pause() {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
 async fn answer(mut stream: UnixStream, handle: Handle) -> Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
-    BufReader::new(read.take(MAX_REQUEST)).read_line(&mut line).await?;
+    tokio::time::timeout(PATIENCE, BufReader::new(read.take(MAX_REQUEST)).read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         Ok(Question::Status) => handle.status().await.map(|status| Answer::Status(Box::new(status))),
         Ok(Question::Do(command)) => handle.command(command).await.map(Answer::Done),

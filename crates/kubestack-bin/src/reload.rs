@@ -1,6 +1,6 @@
 //! The config file in use: read, tried on the plugins, and followed while the daemon runs.
 
-use crate::{Exit, assemble};
+use crate::{Exit, assemble, control};
 use anyhow::{Result, bail};
 use kubestack_core::error::ErrorKind;
 use kubestack_engine::Handle;
@@ -40,6 +40,7 @@ impl Loaded {
     fn parse(text: String, path: &Path) -> Result<Self> {
         let (config, mut problems) = Config::examine(&text, &path.display().to_string());
         problems.0.extend(config.iter().flat_map(assemble::problems));
+        problems.0.extend(config.iter().filter_map(|config| control::problem(&config.state_dir)));
         let Some(config) = config.filter(|_| problems.0.is_empty()) else {
             return Err(Exit::from(problems).into());
         };
