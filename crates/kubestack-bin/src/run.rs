@@ -6,14 +6,17 @@ use crate::signals::Signals;
 use crate::{Exit, STOPPED, USAGE, assemble, show};
 use anyhow::{Context, Result};
 use kubestack_engine::Handle;
+use kubestack_engine::audit::AuditFile;
 use kubestack_engine::config::Problems;
-use std::fs::OpenOptions;
 use std::io::IsTerminal;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::sync::Notify;
+
+/// Bytes of audit record before it is put aside; twice that is kept.
+const AUDIT: u64 = 32 << 20;
 
 impl From<Problems> for Exit {
     fn from(problems: Problems) -> Self {
@@ -60,11 +63,7 @@ async fn run(path: &Path, stop: &Notify) -> Result<()> {
         format!("cannot make {}; name another directory under `state_dir`", dir.display())
     })?;
     let audit = dir.join("audit.jsonl");
-    let audit = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&audit)
+    let audit = AuditFile::open(&audit, AUDIT)
         .with_context(|| format!("cannot write {}; check its permissions", audit.display()))?;
     let (builder, _) = assemble::builder(&loaded.config)?;
     let spawner = builder.spawner();

@@ -1,6 +1,6 @@
 //! One agent's whole life through the real engine, with the smallest plugins there can be, in virtual time.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
 
 use kubestack_core::agent::{Activity, AgentView, AgentsSnapshot, Drained};
 use kubestack_core::context::{Clock, SourceContext};
@@ -8,15 +8,15 @@ use kubestack_core::demand::{Demand, DemandSnapshot, DemandSource};
 use kubestack_core::error::{Error, Result};
 use kubestack_core::label::LabelSpec;
 use kubestack_core::master::{CiMaster, EnrolOutcome, EnrolRequest, Enrolment, MasterCapabilities};
-use kubestack_core::name::AgentName;
+use kubestack_core::name::{AgentName, LabelName};
 use kubestack_core::provider::{
     DestroyRequest, LaunchRequest, MarkPatch, ProviderCapabilities, SlaveProvider, Unit, UnitPhase, UnitRef,
     UnitWatch, WatchEvent,
 };
 use kubestack_core::time::Moment;
 use kubestack_core::{async_trait, name::Uid};
-use kubestack_engine::{Engine, Setup};
-use kubestack_planner::settings::LabelSettings;
+use kubestack_engine::{Engine, Handle, Setup};
+use kubestack_planner::settings::{LabelSettings, SourceSettings};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +33,20 @@ impl Clock for Paused {
     #[expect(clippy::disallowed_methods, reason = "virtual time of the test")]
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+}
+
+/// An audit record to be looked at.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -145,8 +159,8 @@ impl DemandSource for Queue {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_job_gets_an_agent_that_is_gone_after_it() {
+/// A job that waits, and an engine for it to which more may be added.
+fn scene() -> (Fake, kubestack_engine::Builder) {
     let clock = Paused(tokio::time::Instant::now());
     let fake = Fake { state: Arc::default(), clock: clock.clone() };
     fake.state.lock().unwrap().waiting = 1;
@@ -158,39 +172,199 @@ async fn a_job_gets_an_agent_that_is_gone_after_it() {
         ..LabelSettings::default()
     };
     setup.settings.labels.insert("small".into(), label);
-    let engine = Engine::builder(setup)
-        .clock(Arc::new(clock.clone()))
+    let builder = Engine::builder(setup)
+        .clock(Arc::new(clock))
         .provider("p", Arc::new(fake.clone()))
-        .master("m", Arc::new(fake.clone()))
-        .build()
-        .unwrap();
-    let handle = engine.handle();
-    let ci = async {
-        // The agent attaches, takes the job, ends it.
-        let until = async |wanted: &str| {
-            while !fake.state.lock().unwrap().log.iter().any(|line| line == wanted) {
-                clock.sleep(Duration::from_millis(50)).await;
-            }
-        };
-        until("launch").await;
-        let change = |busy: u32, waiting: u32| {
-            let mut state = fake.state.lock().unwrap();
-            state.waiting = waiting;
-            for node in state.nodes.values_mut() {
-                node.online = true;
-                node.activity = Activity::Slots { used: busy, total: 1 };
-            }
-        };
-        change(1, 0);
-        until("mark").await;
-        assert_eq!(handle.status().await.unwrap().agents.len(), 1);
-        change(0, 0);
-        until("destroy").await;
-        while !handle.status().await.unwrap().agents.is_empty() {
+        .master("m", Arc::new(fake.clone()));
+    (fake, builder)
+}
+
+/// The agent attaches, takes the job, ends it, and is gone.
+async fn ci(fake: &Fake, handle: &Handle) {
+    let clock = &fake.clock;
+    let until = async |wanted: &str| {
+        while !fake.state.lock().unwrap().log.iter().any(|line| line == wanted) {
             clock.sleep(Duration::from_millis(50)).await;
         }
     };
-    engine.run(ci).await.unwrap();
+    until("launch").await;
+    let change = |busy: u32, waiting: u32| {
+        let mut state = fake.state.lock().unwrap();
+        state.waiting = waiting;
+        for node in state.nodes.values_mut() {
+            node.online = true;
+            node.activity = Activity::Slots { used: busy, total: 1 };
+        }
+    };
+    change(1, 0);
+    until("mark").await;
+    assert_eq!(handle.status().await.unwrap().agents.len(), 1);
+    change(0, 0);
+    until("destroy").await;
+    while !handle.status().await.unwrap().agents.is_empty() {
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_gets_an_agent_that_is_gone_after_it() {
+    let (fake, builder) = scene();
+    let audit = Lines::default();
+    let engine = builder.audit(audit.clone()).build().unwrap();
+    let handle = engine.handle();
+    let mut counters = BTreeMap::new();
+    let story = async {
+        ci(&fake, &handle).await;
+        counters = handle.status().await.unwrap().counters;
+    };
+    engine.run(story).await.unwrap();
     let log = fake.state.lock().unwrap().log.join(" ");
     assert_eq!(log, "enrol launch mark drain remove destroy");
+
+    // Each step has its count, and its lines in the record: why it was sent, and how it ended.
+    let steps = ["launch", "mark", "drain", "remove_node", "destroy"];
+    let record = String::from_utf8(audit.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<serde_json::Value> =
+        record.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for step in steps {
+        assert_eq!(counters.get(&format!("{step} done")), Some(&1), "{step}: {counters:?}");
+        let of = |outcome: &str| lines.iter().find(|line| line["step"] == step && line["outcome"] == outcome);
+        let sent = of("sent").unwrap_or_else(|| panic!("{step} is not in {record}"));
+        assert!(!sent["reason"].as_str().unwrap().is_empty() && !sent["text"].as_str().unwrap().is_empty());
+        let done = of("done").unwrap_or_else(|| panic!("the end of {step} is not in {record}"));
+        assert!(done["at"].as_u64() >= sent["at"].as_u64());
+        assert_eq!((&done["agent"], &done["term"]), (&sent["agent"], &sent["term"]));
+    }
+    assert_eq!(lines.len(), 2 * steps.len(), "{record}");
+}
+
+/// A system that errs, does not answer, or takes its own task down.
+#[derive(Clone, Copy)]
+enum Bad {
+    Errs,
+    Hangs,
+    Panics,
+}
+
+impl Bad {
+    const ALL: [(Self, &str); 3] =
+        [(Self::Errs, "the answer is no JSON"), (Self::Hangs, "no answer for "), (Self::Panics, "")];
+
+    #[expect(clippy::panic, reason = "what a plugin with a defect does")]
+    async fn answer<T>(self) -> Result<T> {
+        match self {
+            Self::Errs => Err(Error::transient("the answer is no JSON")),
+            Self::Hangs => std::future::pending().await,
+            Self::Panics => panic!("a plugin's defect"),
+        }
+    }
+}
+
+#[async_trait]
+impl DemandSource for Bad {
+    async fn next(&mut self, _: &SourceContext) -> Result<DemandSnapshot> {
+        self.answer().await
+    }
+}
+
+#[async_trait]
+impl CiMaster for Bad {
+    fn capabilities(&self) -> MasterCapabilities {
+        let mut capabilities = MasterCapabilities::default();
+        capabilities.lists_agents = true;
+        capabilities
+    }
+    async fn enrol(&self, _: &EnrolRequest) -> Result<EnrolOutcome> {
+        self.answer().await
+    }
+    async fn agents(&self) -> Result<AgentsSnapshot> {
+        self.answer().await
+    }
+    async fn drain(&self, _: &AgentName) -> Result<()> {
+        self.answer().await
+    }
+    async fn remove(&self, _: &AgentName, _: bool) -> Result<()> {
+        self.answer().await
+    }
+}
+
+#[async_trait]
+impl SlaveProvider for Bad {
+    fn capabilities(&self) -> ProviderCapabilities {
+        ProviderCapabilities::default()
+    }
+    async fn watch(&self) -> Result<Box<dyn UnitWatch>> {
+        self.answer().await
+    }
+    async fn launch(&self, _: &LaunchRequest) -> Result<Unit> {
+        self.answer().await
+    }
+    async fn destroy(&self, _: &DestroyRequest) -> Result<()> {
+        self.answer().await
+    }
+    async fn mark(&self, _: &UnitRef, _: &MarkPatch) -> Result<Unit> {
+        self.answer().await
+    }
+}
+
+/// Demand that makes no sense, but has the right form.
+struct Garbage(Paused);
+
+#[async_trait]
+impl DemandSource for Garbage {
+    async fn next(&mut self, _: &SourceContext) -> Result<DemandSnapshot> {
+        self.0.sleep(Duration::from_millis(100)).await;
+        let nowhere = Demand::count(u32::MAX, Vec::<LabelName>::new());
+        let unknown = Demand::count(u32::MAX, [LabelName::from("\u{7}no such label")]);
+        let twice =
+            || Demand::job("", [LabelName::from("no such label")]).since(Moment::from_micros(u64::MAX));
+        Ok(DemandSnapshot::new(self.0.now(), vec![nowhere, unknown, twice(), twice()]))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn demand_that_makes_no_sense_launches_nothing_and_the_rest_goes_on() {
+    let (fake, builder) = scene();
+    let garbage = Box::new(Garbage(fake.clock.clone()));
+    let engine = builder.demand("garbage", SourceSettings::default(), garbage).build().unwrap();
+    let handle = engine.handle();
+    engine.run(ci(&fake, &handle)).await.unwrap();
+    let log = fake.state.lock().unwrap().log.join(" ");
+    assert_eq!(log, "enrol launch mark drain remove destroy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_system_that_fails_is_stale_with_its_error_and_the_rest_goes_on() {
+    let (fake, mut builder) = scene();
+    for (index, (bad, _)) in Bad::ALL.into_iter().enumerate() {
+        builder = builder
+            .demand(format!("demand-{index}"), SourceSettings::default(), Box::new(bad))
+            .master(format!("master-{index}"), Arc::new(bad))
+            .provider(format!("provider-{index}"), Arc::new(bad));
+    }
+    let engine = builder.build().unwrap();
+    let handle = engine.handle();
+    let mut status = None;
+    let story = async {
+        ci(&fake, &handle).await;
+        fake.clock.sleep(Duration::from_secs(600)).await;
+        status = Some(handle.status().await.unwrap());
+    };
+    engine.run(story).await.unwrap();
+    let log = fake.state.lock().unwrap().log.join(" ");
+    assert_eq!(log, "enrol launch mark drain remove destroy");
+    let status = status.unwrap();
+    for (index, (_, words)) in Bad::ALL.into_iter().enumerate() {
+        for (kind, name) in [("source", "demand"), ("master", "master"), ("provider", "provider")] {
+            let name = format!("{name}-{index}");
+            let system = status.systems.iter().find(|system| system.kind == kind && system.name == name);
+            let system = system.unwrap_or_else(|| panic!("{kind} {name} is not shown: {status:?}"));
+            assert!(system.stale, "{system:?}");
+            assert!(system.error.as_deref().unwrap_or_default().contains(words), "{system:?}");
+        }
+    }
+    let well: Vec<&str> =
+        status.systems.iter().filter(|system| !system.stale).map(|system| system.name.as_str()).collect();
+    assert_eq!(well, ["m", "m", "p"], "{status:?}");
+    assert_eq!(status.counters.get("task panicked"), Some(&3), "{:?}", status.counters);
 }
