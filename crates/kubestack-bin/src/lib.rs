@@ -83,7 +83,7 @@ async fn act(cli: Cli) -> Result<ExitCode> {
         Action::Logs { job, follow } => jobs::logs(&cli.config, job, *follow).await,
         Action::Agent => jobs::agent().await,
         Action::Plugins { action: Plugins::List } => {
-            show::plugins(&kubestack_core::registry::plugins());
+            show::plugins(cli.output, &kubestack_core::registry::plugins());
             Ok(ExitCode::SUCCESS)
         }
         Action::Completions { shell } => {

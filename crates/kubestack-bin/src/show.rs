@@ -154,10 +154,16 @@ pub(crate) fn status(status: &Status) {
 }
 
 /// All plugins.
-pub(crate) fn plugins(plugins: &[&'static Plugin]) {
-    let mut rows = table(&["kind", "type", "summary"]);
-    for plugin in plugins {
-        rows.add_row([plugin.kind().to_string(), plugin.type_name.to_owned(), plugin.summary.to_owned()]);
-    }
-    line(&rows.trim_fmt());
+pub(crate) fn plugins(output: Output, plugins: &[&'static Plugin]) {
+    let shown = plugins.iter().map(|plugin| {
+        let (kind, type_name) = (plugin.kind().to_string(), plugin.type_name);
+        serde_json::json!({ "kind": kind, "type": type_name, "summary": plugin.summary })
+    });
+    answer(output, &shown.collect::<Vec<_>>(), || {
+        let mut rows = table(&["kind", "type", "summary"]);
+        for plugin in plugins {
+            rows.add_row([plugin.kind().to_string(), plugin.type_name.to_owned(), plugin.summary.to_owned()]);
+        }
+        line(&rows.trim_fmt());
+    });
 }

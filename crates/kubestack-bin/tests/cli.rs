@@ -19,6 +19,53 @@ fn all_plugins_are_in_the_binary() {
     let rows: Vec<Vec<&str>> =
         listed.lines().skip(1).map(|line| line.split_whitespace().take(2).collect()).collect();
     assert_eq!(rows, [["master", "queue"], ["provider", "local"]]);
+    let listed: serde_json::Value =
+        serde_json::from_slice(&kubestack(&["plugins", "list", "-o", "json"]).stdout).unwrap();
+    assert_eq!((&listed[0]["kind"], &listed[1]["type"]), (&"master".into(), &"local".into()));
+    assert!(text(&kubestack(&["plugins", "list", "-o", "yaml"]).stdout).contains("- kind: master"));
+}
+
+#[test]
+fn completions_are_what_their_shell_reads() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = kubestack(&["completions", shell]);
+        assert!(output.status.success(), "{shell}");
+        let script = text(&output.stdout);
+        assert!(script.contains("drain-all") && script.contains("submit"), "{shell}: {script}");
+        // Read by the shell itself where it is installed.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("script");
+        fs::write(&path, &script).unwrap();
+        if let Ok(output) = Command::new(shell).arg("-n").arg(&path).output() {
+            assert!(output.status.success(), "{shell}: {}", text(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_is_right() {
+    for (args, expected) in [
+        (&["lsit"][..], "'list'"),
+        (&["list", "-o", "jsn"], "'json'"),
+        (&["list", "--nonsense"], "--nonsense"),
+        (&["demo", "--jobs", "0"], "1..=10000"),
+        (&["submit", "--label", "a"], "<COMMAND>"),
+        (&["submit", "--label", "a", "--timeout", "soon", "--", "true"], "is not a duration"),
+        (&["completions", "tcsh"], "bash"),
+    ] {
+        let output = kubestack(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(text(&output.stderr).contains(expected), "{args:?}: {}", text(&output.stderr));
+    }
+    assert!(text(&kubestack(&["--help"]).stdout).contains("Exit codes: 0 done"));
+}
+
+#[test]
+fn the_spellings_of_2015_are_accepted() {
+    for args in [&["-c", "/no/such", "run", "-d"][..], &["-c", "/no/such", "drain_all"]] {
+        let said = text(&kubestack(args).stderr);
+        assert!(said.contains("/no/such: cannot be read"), "{args:?}: {said}");
+    }
 }
 
 #[test]
