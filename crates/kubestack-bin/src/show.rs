@@ -2,12 +2,14 @@
 #![expect(clippy::print_stderr, reason = "this module is the program's output")]
 
 use crate::cli::Output;
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use kubestack_core::registry::Plugin;
 use kubestack_core::time::{Moment, Span};
 use kubestack_engine::Status;
 use kubestack_queue::model::Job;
+use rustix::termios::tcgetwinsize;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// Prints one line; a reader that has gone away (`| head`) is no error.
@@ -28,6 +30,9 @@ pub(crate) fn aside(text: &str) {
 
 /// Replaces the progress line of a terminal.
 pub(crate) fn progress(text: &str) {
+    // A line that wraps could not be replaced.
+    let room = width(std::io::stderr()).map_or(usize::MAX, |width| usize::from(width).saturating_sub(1));
+    let text: String = text.chars().take(room).collect();
     eprint!("\r\x1b[2K{text}");
     let _ = std::io::stderr().flush();
 }
@@ -94,11 +99,24 @@ fn shortened(text: &str) -> String {
     if text.chars().count() <= ROOM { text } else { text.chars().take(ROOM - 1).chain(['…']).collect() }
 }
 
-/// A table without lines, as tools print them.
+/// A table without lines, as tools print them. On a terminal it is no wider than that.
 pub(crate) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head.iter().map(|text| text.to_uppercase()));
+    if let Some(width) = width(std::io::stdout()) {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     table
+}
+
+/// Whether output goes to a terminal with less than so many columns.
+pub(crate) fn is_narrower_than(columns: u16) -> bool {
+    width(std::io::stdout()).is_some_and(|width| width < columns)
+}
+
+/// Columns of the terminal, if it is one that tells.
+fn width(stream: impl AsFd) -> Option<u16> {
+    tcgetwinsize(stream).ok().map(|size| size.ws_col).filter(|columns| *columns > 0)
 }
 
 /// `3m`, `2h5m`: how long ago, in at most two units.

@@ -1,5 +1,9 @@
 //! The demo: how it ends, and that it leaves nothing, whatever becomes of it.
-#![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops where its own set-up fails, and says what it skips"
+)]
 #![expect(clippy::disallowed_methods, reason = "real processes in real time")]
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -80,6 +84,27 @@ fn its_last_line_says_how_it_went() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(stdout.trim_end().ends_with("every job ended as expected, nothing is left"), "{stdout}");
     assert!(stdout.contains("1 timeout") && stdout.contains("1 no such command"), "{stdout}");
+    place.assert_empty();
+}
+
+#[test]
+fn on_a_narrow_terminal_nothing_is_torn() {
+    let place = Place::new();
+    let demo = format!("stty cols 60; exec {} demo --jobs 12", env!("CARGO_BIN_EXE_kubestack"));
+    let mut command = Command::new("script");
+    command.args(["-qec", &demo, "/dev/null"]).env("TMPDIR", place.dir.path()).stdin(Stdio::null());
+    let Ok(output) = command.output() else {
+        assert!(std::env::var_os("CI").is_none(), "script (util-linux) is missing");
+        println!("skipped: script (util-linux) is missing");
+        return;
+    };
+    assert!(output.status.success(), "{}", said(&output));
+    let said = said(&output);
+    let progress: Vec<&str> =
+        said.split("\r\x1b[2K").skip(1).filter(|text| text.starts_with("jobs: ")).collect();
+    assert!(progress.len() > 3, "{said}");
+    assert!(progress.iter().all(|text| text.trim_end().chars().count() < 60), "{progress:#?}");
+    assert!(said.contains("  queued→running ") && !said.contains("QUEUED"), "{said}");
     place.assert_empty();
 }
 

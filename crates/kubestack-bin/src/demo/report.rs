@@ -8,6 +8,9 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+/// Columns that the table needs for its words to stay whole.
+const TABLE: u16 = 90;
+
 /// What became of one label's jobs and agents.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct LabelReport {
@@ -131,33 +134,11 @@ impl Report {
     }
 
     pub fn print(&self) {
-        let mut table = show::table(&[
-            "label",
-            "jobs",
-            "succeeded",
-            "failed",
-            "queued→running",
-            "done→gone",
-            "launched",
-            "gone",
-            "leaked",
-        ]);
-        for label in &self.labels {
-            let failed = label.failed.iter().map(|(why, count)| format!("{count} {why}")).collect::<Vec<_>>();
-            let pair = |(p50, p95): (u64, u64)| format!("{p50} / {p95} ms");
-            table.add_row([
-                label.label.clone(),
-                label.jobs.to_string(),
-                label.succeeded.to_string(),
-                if failed.is_empty() { "-".to_owned() } else { failed.join(", ") },
-                pair(label.queued_to_running),
-                pair(label.done_to_gone),
-                label.launched.to_string(),
-                label.gone.to_string(),
-                label.leaked.to_string(),
-            ]);
+        if show::is_narrower_than(TABLE) {
+            self.print_blocks();
+        } else {
+            self.print_table();
         }
-        show::line(&table.trim_fmt());
         show::line("(times are p50 / p95)");
         for line in &self.unexpected {
             show::line(&format!("unexpected: {line}"));
@@ -173,6 +154,58 @@ impl Report {
         };
         show::line(&format!("{jobs} jobs in {:.1} s: {verdict}", self.seconds));
     }
+
+    fn print_table(&self) {
+        let mut table = show::table(&[
+            "label",
+            "jobs",
+            "succeeded",
+            "failed",
+            "queued→running",
+            "done→gone",
+            "launched",
+            "gone",
+            "leaked",
+        ]);
+        for label in &self.labels {
+            table.add_row([
+                label.label.clone(),
+                label.jobs.to_string(),
+                label.succeeded.to_string(),
+                label.failures(),
+                pair(label.queued_to_running),
+                pair(label.done_to_gone),
+                label.launched.to_string(),
+                label.gone.to_string(),
+                label.leaked.to_string(),
+            ]);
+        }
+        show::line(&table.trim_fmt());
+    }
+
+    /// The same for a terminal on which the columns have no room.
+    fn print_blocks(&self) {
+        for label in &self.labels {
+            let LabelReport { label: name, jobs, succeeded, launched, gone, leaked, .. } = label;
+            show::line(name);
+            show::line(&format!("  jobs {jobs}, succeeded {succeeded}, failed {}", label.failures()));
+            show::line(&format!("  queued→running {}", pair(label.queued_to_running)));
+            show::line(&format!("  done→gone {}", pair(label.done_to_gone)));
+            show::line(&format!("  launched {launched}, gone {gone}, leaked {leaked}"));
+        }
+    }
+}
+
+impl LabelReport {
+    fn failures(&self) -> String {
+        let failed: Vec<String> = self.failed.iter().map(|(why, count)| format!("{count} {why}")).collect();
+        if failed.is_empty() { "-".to_owned() } else { failed.join(", ") }
+    }
+}
+
+/// p50 and p95.
+fn pair((p50, p95): (u64, u64)) -> String {
+    format!("{p50} / {p95} ms")
 }
 
 #[cfg(test)]
