@@ -34,10 +34,21 @@ pub struct Stat {
     zombie: bool,
 }
 
-/// Looks at one process; `None` if there is none of that pid.
-pub fn stat(pid: i32) -> Option<Stat> {
+/// Looks at one process; `None` if there is none of that pid. Where that cannot be told, as with too many
+/// open files, it is an error: whoever took it for "gone" would give up, or end, what lives.
+pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
+    let Some(bytes) = there(fs::read(format!("/proc/{pid}/stat")))? else { return Ok(None) };
     // The name of a process may hold anything, so bytes, and fields counted from its last parenthesis.
-    parse_stat(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
+    Ok(parse_stat(&String::from_utf8_lossy(&bytes)))
+}
+
+/// What was read of a process; `None` if it has gone meanwhile.
+fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::SRCH)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Fields by number as in proc(5): 3 state, 4 ppid, 5 pgrp, 22 starttime.
@@ -56,7 +67,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
 impl Leader {
     /// The process of that pid, which must be a child of ours that nobody has waited for.
     pub fn of_child(pid: i32) -> io::Result<Self> {
-        let stat = stat(pid).ok_or_else(|| io::Error::other(format!("/proc shows no process {pid}")))?;
+        let stat = stat(pid)?.ok_or_else(|| io::Error::other(format!("/proc shows no process {pid}")))?;
         Ok(Self { pid, start: stat.start, boot: boot_id()? })
     }
 
@@ -65,8 +76,9 @@ impl Leader {
     }
 
     /// Whether it still runs.
-    pub fn is_alive(&self, boot: &str) -> bool {
-        self.boot == boot && stat(self.pid).is_some_and(|stat| stat.start == self.start && !stat.zombie)
+    pub fn is_alive(&self, boot: &str) -> io::Result<bool> {
+        let lives = |stat: Stat| stat.start == self.start && !stat.zombie;
+        Ok(self.boot == boot && stat(self.pid)?.is_some_and(lives))
     }
 
     /// A handle, also if it only waits to be reaped.
@@ -93,7 +105,7 @@ impl Handle {
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             opened => opened?,
         };
-        Ok(stat(pid).is_some_and(|stat| stat.start == start).then_some(Self(fd)))
+        Ok(stat(pid)?.is_some_and(|stat| stat.start == start).then_some(Self(fd)))
     }
 
     /// Sends a signal; that it ended meanwhile, or became another user's, is no error.
@@ -154,9 +166,9 @@ impl Table {
                 continue;
             };
             // Gone since the listing: then it is not there.
-            let Some(stat) = stat(pid) else { continue };
+            let Some(stat) = stat(pid)? else { continue };
             let ours = entry.metadata().is_ok_and(|metadata| metadata.uid() == own);
-            let unit = if ours && !stat.zombie { unit_of(pid) } else { None };
+            let unit = if ours && !stat.zombie { unit_of(pid)? } else { None };
             processes.insert(pid, Process { stat, unit });
         }
         Ok(Self { processes, boot: boot_id()? })
@@ -213,18 +225,27 @@ impl Table {
 }
 
 /// The unit that the environment of a process names.
-fn unit_of(pid: i32) -> Option<String> {
-    let mut environ = Vec::new();
-    fs::File::open(format!("/proc/{pid}/environ")).ok()?.take(ENVIRON_READ).read_to_end(&mut environ).ok()?;
-    environ.split(|byte| *byte == 0).find_map(|variable| {
+fn unit_of(pid: i32) -> io::Result<Option<String>> {
+    let read = fs::File::open(format!("/proc/{pid}/environ")).and_then(|file| {
+        let mut environ = Vec::new();
+        file.take(ENVIRON_READ).read_to_end(&mut environ).map(|_| environ)
+    });
+    let environ = match read {
+        // One of our user that is closed even to us, as a setuid program is: none that we started.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        read => there(read)?.unwrap_or_default(),
+    };
+    Ok(environ.split(|byte| *byte == 0).find_map(|variable| {
         let value = variable.strip_prefix(UNIT_ENV.as_bytes())?.strip_prefix(b"=")?;
         Some(String::from_utf8_lossy(value).into_owned())
-    })
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn a_name_with_parentheses_does_not_move_the_fields() {
@@ -236,12 +257,44 @@ mod tests {
     #[test]
     fn no_handle_on_ourselves_on_init_or_on_another_start_time() {
         let me = getpid().as_raw_nonzero().get();
-        let start = stat(me).unwrap().start;
+        let start = stat(me).unwrap().unwrap().start;
         assert!(Handle::open((me, start)).unwrap().is_none());
-        assert!(Handle::open((1, stat(1).unwrap().start)).unwrap().is_none());
-        let parent = stat(me).unwrap().parent;
-        let start = stat(parent).unwrap().start;
+        assert!(Handle::open((1, stat(1).unwrap().unwrap().start)).unwrap().is_none());
+        let parent = stat(me).unwrap().unwrap().parent;
+        let start = stat(parent).unwrap().unwrap().start;
         assert!(Handle::open((parent, start + 1)).unwrap().is_none());
+    }
+
+    /// Not a test of its own: it takes the files that others would open.
+    #[test]
+    #[ignore = "a part of the test below"]
+    fn in_a_process_of_its_own_with_few_files() {
+        let me = getpid().as_raw_nonzero().get();
+        let id = (stat(me).unwrap().unwrap().parent, 0);
+        let free = u64::try_from(fs::File::open("/dev/null").unwrap().as_raw_fd()).unwrap();
+        let limit = |files| {
+            let maximum = getrlimit(Resource::Nofile).maximum;
+            setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum }).unwrap();
+        };
+        // One more for the listing or the handle, and none for the look at the process.
+        limit(free + 1);
+        let (table, handle) = (Table::read(), Handle::open(id));
+        limit(free);
+        let (stat, unit) = (stat(me), unit_of(me));
+        limit(free + 100);
+        assert!(table.is_err(), "an empty table is not what is there");
+        assert!(handle.is_err() && stat.is_err() && unit.is_err());
+        assert!(Table::read().is_ok());
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_looked_at_is_not_an_empty_one() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::tests::in_a_process_of_its_own_with_few_files", "--ignored"])
+            .arg("--test-threads=1")
+            .status()
+            .unwrap();
+        assert!(status.success());
     }
 
     fn table(rows: &[(i32, i32, i32, Option<&str>)]) -> Table {

@@ -247,7 +247,9 @@ impl Access<'_> {
             return Ok(self.view(home, record));
         }
         let leader = record.leader.clone();
-        if record.ending.is_some() || leader.as_ref().is_some_and(|leader| leader.is_alive(&look.boot)) {
+        let unseen = |error| fault("cannot look at a process", &error);
+        let lives = leader.as_ref().map_or(Ok(false), |leader| leader.is_alive(&look.boot));
+        if record.ending.is_some() || lives.map_err(unseen)? {
             self.start(home, record);
             return Ok(self.view(home, record));
         }
@@ -265,7 +267,7 @@ impl Access<'_> {
             return self.put(home, record);
         }
         let Some(leader) = leader else { return Ok(self.view(home, record)) };
-        let reaped = leader.open().map_err(|error| fault("cannot look at a process", &error))?;
+        let reaped = leader.open().map_err(unseen)?;
         let rebooted = leader.boot != look.boot;
         let unknown = if rebooted { Exit::HostRestarted } else { Exit::Unknown };
         record.exit = Some(reaped.and_then(|handle| handle.reap()).unwrap_or(unknown));
