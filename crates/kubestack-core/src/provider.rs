@@ -1,4 +1,75 @@
 //! Providers: platforms on which agents run.
+//!
+//! The smallest provider there can be, on a platform that keeps its units in memory:
+//! ```
+//! use kubestack_core::prelude::*;
+//! use std::collections::BTreeMap;
+//! use std::sync::{Arc, Mutex};
+//! use std::time::Duration;
+//!
+//! #[derive(Clone)]
+//! struct Memory {
+//!     clock: Arc<dyn Clock>,
+//!     units: Arc<Mutex<BTreeMap<AgentName, Unit>>>,
+//! }
+//!
+//! #[async_trait]
+//! impl SlaveProvider for Memory {
+//!     fn capabilities(&self) -> ProviderCapabilities {
+//!         let mut capabilities = ProviderCapabilities::default();
+//!         capabilities.marks = true;
+//!         capabilities
+//!     }
+//!
+//!     async fn watch(&self) -> Result<Box<dyn UnitWatch>> {
+//!         Ok(Box::new(Looks { platform: self.clone(), pause: Duration::ZERO }))
+//!     }
+//!
+//!     async fn launch(&self, request: &LaunchRequest) -> Result<Unit> {
+//!         let mut units = self.units.lock().map_err(|_| Error::bug("a launch panicked"))?;
+//!         // Idempotent by name: asked again, it is the same unit.
+//!         let unit = units.entry(request.name.clone()).or_insert_with(|| {
+//!             let uid = Uid::new(format!("unit-of-{}", request.name));
+//!             Unit::new(uid, request.marks.clone(), UnitPhase::Running, self.clock.now())
+//!         });
+//!         Ok(unit.clone())
+//!     }
+//!
+//!     async fn destroy(&self, request: &DestroyRequest) -> Result<()> {
+//!         let mut units = self.units.lock().map_err(|_| Error::bug("a launch panicked"))?;
+//!         // Only the very unit that was seen; one that is gone already is fine.
+//!         units.retain(|_, unit| unit.reference() != request.unit);
+//!         Ok(())
+//!     }
+//!
+//!     async fn mark(&self, unit: &UnitRef, patch: &MarkPatch) -> Result<Unit> {
+//!         let mut units = self.units.lock().map_err(|_| Error::bug("a launch panicked"))?;
+//!         let known = units.values_mut().find(|known| known.reference() == *unit);
+//!         let known = known.ok_or_else(|| Error::not_found(format!("there is no unit {}", unit.name)))?;
+//!         patch.apply(&mut known.marks);
+//!         Ok(known.clone())
+//!     }
+//! }
+//!
+//! /// A platform without a watch of its own is looked at again and again.
+//! struct Looks {
+//!     platform: Memory,
+//!     pause: Duration,
+//! }
+//!
+//! #[async_trait]
+//! impl UnitWatch for Looks {
+//!     async fn next(&mut self) -> Result<WatchEvent> {
+//!         self.platform.clock.sleep(self.pause).await;
+//!         self.pause = Duration::from_secs(2);
+//!         // The moment before the read, not after it: what changes meanwhile may be in it or not.
+//!         let began = self.platform.clock.now();
+//!         let units = self.platform.units.lock().map_err(|_| Error::bug("a launch panicked"))?;
+//!         Ok(WatchEvent::Complete { began, units: units.values().cloned().collect() })
+//!     }
+//! }
+//! ```
+//! How it is registered and gets its config: [`registry`](crate::registry).
 
 use crate::cause::FailureCause;
 use crate::error::Result;

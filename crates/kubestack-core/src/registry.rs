@@ -10,11 +10,12 @@
 //! /// The config of this source.
 //! #[derive(serde::Deserialize, schemars::JsonSchema)]
 //! #[serde(deny_unknown_fields)]
-//! struct Config { host: String }
+//! struct Config { host: String, password: SecretRef }
 //!
 //! fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn DemandSource>> {
 //!     let config: Config = fragment.parse()?;
-//!     # let _ = (config.host, context); Ok(Box::new(Nothing))
+//!     let password = context.secret(fragment, "password", &config.password)?;
+//!     # let _ = (config.host, password); Ok(Box::new(Nothing))
 //! }
 //!
 //! inventory::submit! {
@@ -22,7 +23,7 @@
 //!         type_name: "nothing",
 //!         summary: "demand that never comes",
 //!         schema: || schemars::schema_for!(Config),
-//!         example: "{name: nothing, type: nothing, host: localhost}",
+//!         example: "{name: nothing, type: nothing, host: localhost, password: {env: PASSWORD}}",
 //!         build: Build::DemandSource(build),
 //!     }
 //! }
@@ -115,7 +116,10 @@ pub fn plugins() -> Vec<&'static Plugin> {
     plugins
 }
 
-/// Errors if two plugins of one kind have the same type name. Called once at start.
+/// Whether each type name is unique within its kind. Asked whenever a config is read.
+///
+/// # Errors
+/// If two plugins of one kind have the same type name: which of them is meant nobody could say.
 pub fn verify() -> Result<()> {
     for pair in plugins().windows(2) {
         if let [a, b] = pair

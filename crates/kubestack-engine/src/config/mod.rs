@@ -10,7 +10,7 @@ use kubestack_core::config::{Fragment, Positions, SecretRef};
 use kubestack_core::context::Secrets;
 use kubestack_core::label::LabelSpec;
 use kubestack_core::name::{InstanceName, MasterName, slug};
-use kubestack_core::registry::{PluginKind, find, nearest};
+use kubestack_core::registry::{PluginKind, find, nearest, verify};
 use kubestack_core::resources::Resources;
 use kubestack_planner::settings::{LabelSettings, Limit, MasterSettings, ProviderSettings, SourceSettings};
 use serde_json::{Map, Value};
@@ -203,6 +203,7 @@ impl Reader {
     }
 
     fn config(&mut self) -> Config {
+        self.problems.extend(verify().err().map(|error| error.message));
         for key in self.root.keys().cloned().collect::<Vec<_>>() {
             if !SECTIONS.contains(&key.as_str()) {
                 let near = nearest(&key, SECTIONS);
