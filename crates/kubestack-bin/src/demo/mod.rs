@@ -80,7 +80,9 @@ pub(crate) async fn run(args: &cli::Demo, output: Output) -> Result<ExitCode> {
     }
     dir.close().context("cannot remove the temporary directory")?;
     ended?;
-    let (jobs, agents) = watched.context("the engine stopped before the jobs had ended")??;
+    let Seen { jobs, agents, at_queue } =
+        watched.context("the engine stopped before the jobs had ended")??;
+    left.extend(at_queue.iter().map(|name| format!("the queue's agents/{name}")));
     if root.exists() {
         left.push(format!("directory {}", root.display()));
     }
@@ -168,6 +170,14 @@ impl Launches {
     }
 }
 
+/// What was seen until the end.
+struct Seen {
+    jobs: Vec<Job>,
+    agents: BTreeMap<String, Sighting>,
+    /// Agents that the queue still knows of.
+    at_queue: Vec<String>,
+}
+
 /// Submits all jobs and looks on until they have ended and their agents are gone.
 async fn watch(
     mix: &[jobs::DemoJob],
@@ -175,7 +185,7 @@ async fn watch(
     handle: &Handle,
     clock: &dyn Clock,
     output: Output,
-) -> Result<(Vec<Job>, BTreeMap<String, Sighting>)> {
+) -> Result<Seen> {
     let quiet = output != Output::Table;
     let mut progress = Progress::new(quiet);
     wait_until_up(client, clock).await?;
@@ -198,7 +208,9 @@ async fn watch(
         }
         if ended == mix.len() && status.agents.is_empty() {
             progress.end();
-            return Ok((jobs, agents));
+            // The other side: what the queue itself still knows of.
+            let at_queue = client.agents().await?.into_iter().map(|agent| agent.name).collect();
+            return Ok(Seen { jobs, agents, at_queue });
         }
         if clock.now().since(changed) > PATIENCE {
             let agents: Vec<&str> = status.agents.iter().map(|agent| agent.text.as_str()).collect();

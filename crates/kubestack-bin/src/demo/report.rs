@@ -8,6 +8,9 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+/// What stands before the name of an agent in a line that says what of it is left: a path's or a word's end.
+const LEFT: char = '/';
+
 /// Columns that the table needs for its words to stay whole.
 const TABLE: u16 = 90;
 
@@ -68,9 +71,11 @@ pub(super) fn report(
             Some(agent.gone?.since(*ended))
         });
         let prefix = format!("demo-{label}-");
-        let launched = launched.iter().filter(|name| name.starts_with(&prefix));
-        let leaked = count(mine.iter().filter(|agent| agent.gone.is_none()));
-        let launched = count(launched);
+        let launched = || launched.iter().filter(|name| name.starts_with(&prefix));
+        // By what is there in the end, not by what the engine shows.
+        let is_left = |name: &&String| left.iter().any(|line| line.ends_with(&format!("{LEFT}{name}")));
+        let leaked = count(launched().filter(is_left));
+        let launched = count(launched());
         LabelReport {
             label: (*label).to_owned(),
             jobs: count(own.iter()),
@@ -211,6 +216,22 @@ fn pair((p50, p95): (u64, u64)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_an_agent_makes_it_leaked() {
+        let launched = ["demo-quick-1-1", "demo-quick-1-11", "demo-steady-1-2"].map(str::to_owned).into();
+        let report = |left: &[&str]| {
+            let left = left.iter().map(|&line| line.to_owned()).collect();
+            report(&[], &[], &BTreeMap::new(), &launched, left, Duration::ZERO)
+        };
+        assert!(report(&[]).is_good());
+        for left in ["directory /x/local/demo-quick-1-11", "the queue's agents/demo-quick-1-11"] {
+            let report = report(&[left]);
+            let found: Vec<(u32, u32)> =
+                report.labels.iter().map(|label| (label.gone, label.leaked)).collect();
+            assert_eq!((found, report.is_good()), (vec![(1, 1), (1, 0), (0, 0)], false), "{left}");
+        }
+    }
 
     #[test]
     fn percentiles_are_values_that_occurred() {
