@@ -134,6 +134,20 @@ fn a_busy_agent_is_not_removed_unless_its_job_is_given_up() {
 }
 
 #[test]
+fn what_is_heard_of_an_agent_that_was_removed_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = queue(&dir.path().join("q"), Arc::default(), QueueOptions::default());
+    for _ in 0..2 {
+        queue.enrol("x", enrol("a")).unwrap();
+        assert!(!queue.agents()[0].online, "it has not attached");
+        queue.remove("x", false).unwrap();
+        // Its calls that were under way.
+        assert_eq!(queue.lease("x").unwrap_err().kind, ErrorKind::NotFound);
+        assert_eq!(queue.append("x", 0, b"late").unwrap_err().kind, ErrorKind::NotFound);
+    }
+}
+
+#[test]
 fn logs_are_bounded_and_a_repeated_chunk_counts_once() {
     let dir = tempfile::tempdir().unwrap();
     let options = QueueOptions { log_bytes: 10, ..QueueOptions::default() };

@@ -338,8 +338,8 @@ impl Queue {
     /// [`Conflict`](kubestack_core::error::ErrorKind::Conflict) if it gets none any more: it is drained or has had its job.
     pub fn lease(&self, name: &str) -> Result<Option<Job>> {
         let mut state = self.state();
-        let attached = state.heard.insert(name.to_owned(), self.clock.now()).is_none();
         let mut agent = state.agents.get(name).cloned().ok_or_else(|| no_agent(name))?;
+        let attached = state.heard.insert(name.to_owned(), self.clock.now()).is_none();
         if let Some(job) = agent.job.and_then(|id| state.jobs.get(&id)) {
             // The answer to its first call was lost.
             return Ok(Some(job.clone()));
@@ -404,8 +404,8 @@ impl Queue {
     /// If it has no job, there is a gap, or they cannot be kept.
     pub fn append(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut state = self.state();
+        let id = state.agents.get(name).ok_or_else(|| no_agent(name))?.job;
         state.heard.insert(name.to_owned(), self.clock.now());
-        let id = state.agents.get(name).and_then(|agent| agent.job);
         let mut job = id
             .and_then(|id| state.jobs.get(&id).cloned())
             .ok_or_else(|| Error::conflict("this agent has no job any more"))?;
