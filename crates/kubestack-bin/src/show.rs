@@ -163,7 +163,8 @@ pub(crate) fn status(status: &Status) {
         line(&plain(&demand.text));
     }
     if status.foreign > 0 {
-        line(&format!("{} jobs wait that no label here can serve", status.foreign));
+        let jobs = if status.foreign == 1 { "1 job waits" } else { &format!("{} jobs wait", status.foreign) };
+        line(&format!("{jobs} that no label here can serve"));
     }
     for system in status.systems.iter().filter(|system| system.error.is_some() || system.stale) {
         let error = system.error.as_deref().unwrap_or("no answer yet");

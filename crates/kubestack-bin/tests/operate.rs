@@ -113,6 +113,19 @@ fn what_does_not_exist_ends_with_3_and_names_what_does() {
 }
 
 #[test]
+fn a_job_that_nothing_here_can_serve_says_so() {
+    let daemon = daemon();
+    let job = daemon.tell(&["submit", "--label", "nope", "--", "true"]);
+    daemon.until("the reason", || {
+        daemon.tell(&["jobs", "show", job.trim()]).contains("no label here can serve `nope`").then_some(())
+    });
+    daemon.until("the same in the list", || {
+        daemon.tell(&["list"]).contains("1 job waits that no label here can serve").then_some(())
+    });
+    assert!(daemon.tell(&["jobs", "list"]).contains("no label here can serve `nope`"));
+}
+
+#[test]
 fn nonsense_on_the_control_socket_is_answered_and_harms_nobody() {
     let daemon = daemon();
     let socket = daemon.path("state/control.sock");

@@ -239,7 +239,8 @@ impl Leader {
             self.spawner.spawn(&format!("master {name}"), Box::pin(task));
             let (reasons, receive) = watch::channel(Vec::new());
             self.reasons.insert(name.clone(), reasons);
-            let task = explain(self.clock.clone(), name.clone(), master, receive);
+            let deadline = self.setup.settings.policy.step_deadline;
+            let task = explain(self.clock.clone(), name.clone(), master, deadline, receive);
             self.spawner.spawn(&format!("explain {name}"), Box::pin(task));
         }
         let pokes: Vec<_> = self.pokes.values().cloned().collect();
@@ -528,18 +529,34 @@ impl Leader {
     }
 }
 
-/// Tells one master's users why their jobs wait, whenever that changed.
+/// Tells one master's users why their jobs wait, whenever that changed, until it has heard.
 async fn explain(
     clock: Arc<dyn Clock>,
     name: MasterName,
     master: Arc<dyn CiMaster>,
+    deadline: Duration,
     mut reasons: watch::Receiver<Vec<Explanation>>,
 ) {
+    let mut failures = 0;
     while reasons.changed().await.is_ok() {
         let told = reasons.borrow_and_update().clone();
-        if let Err(error) = master.explain(&told).await {
-            tracing::debug!(master = %name, %error, "cannot tell the users of the CI system why jobs wait");
-        }
-        clock.sleep(EXPLAIN_EVERY).await;
+        let heard = tokio::select! {
+            biased;
+            heard = master.explain(&told) => heard,
+            () = clock.sleep(deadline) => Err(Error::transient("no answer")),
+        };
+        let rest = match heard {
+            Ok(()) => {
+                failures = 0;
+                EXPLAIN_EVERY
+            }
+            Err(error) => {
+                tracing::debug!(master = %name, %error, "cannot tell the users of the CI system why jobs wait");
+                reasons.mark_changed();
+                failures += 1;
+                pause(error.kind, failures, name.as_str()).max(EXPLAIN_EVERY)
+            }
+        };
+        clock.sleep(rest).await;
     }
 }

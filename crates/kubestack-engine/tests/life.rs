@@ -7,7 +7,9 @@ use kubestack_core::context::{Clock, SourceContext};
 use kubestack_core::demand::{Demand, DemandSnapshot, DemandSource};
 use kubestack_core::error::{Error, Result};
 use kubestack_core::label::LabelSpec;
-use kubestack_core::master::{CiMaster, EnrolOutcome, EnrolRequest, Enrolment, MasterCapabilities};
+use kubestack_core::master::{
+    CiMaster, EnrolOutcome, EnrolRequest, Enrolment, Explanation, MasterCapabilities,
+};
 use kubestack_core::name::{AgentName, LabelName};
 use kubestack_core::provider::{
     DestroyRequest, LaunchRequest, MarkPatch, ProviderCapabilities, SlaveProvider, Unit, UnitPhase, UnitRef,
@@ -15,7 +17,7 @@ use kubestack_core::provider::{
 };
 use kubestack_core::time::Moment;
 use kubestack_core::{async_trait, name::Uid};
-use kubestack_engine::{Engine, Handle, Setup};
+use kubestack_engine::{Command, Engine, Handle, Setup};
 use kubestack_planner::settings::{LabelSettings, SourceSettings};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -56,6 +58,9 @@ struct State {
     nodes: BTreeMap<AgentName, AgentView>,
     waiting: u32,
     log: Vec<String>,
+    /// So many explanations are not taken.
+    deaf: u32,
+    explained: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -140,6 +145,15 @@ impl CiMaster for Fake {
     async fn remove(&self, agent: &AgentName, _: bool) -> Result<()> {
         self.log("remove".into());
         self.state.lock().unwrap().nodes.remove(agent);
+        Ok(())
+    }
+    async fn explain(&self, reasons: &[Explanation]) -> Result<()> {
+        let mut state = self.state.lock().unwrap();
+        if state.deaf > 0 {
+            state.deaf -= 1;
+            return Err(Error::transient("not now"));
+        }
+        state.explained = reasons.iter().map(|reason| reason.text.clone()).collect();
         Ok(())
     }
     fn demand(&self) -> Option<Box<dyn DemandSource>> {
@@ -236,6 +250,22 @@ async fn a_job_gets_an_agent_that_is_gone_after_it() {
         assert_eq!((&done["agent"], &done["term"]), (&sent["agent"], &sent["term"]));
     }
     assert_eq!(lines.len(), 2 * steps.len(), "{record}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_a_job_waits_is_told_until_the_master_has_heard() {
+    let (fake, builder) = scene();
+    fake.state.lock().unwrap().deaf = 3;
+    let engine = builder.build().unwrap();
+    let handle = engine.handle();
+    let story = async {
+        handle.command(Command::Pause { reason: "the disks are changed".into() }).await.unwrap();
+        // Nothing changes meanwhile that would be a reason to tell it anew.
+        fake.clock.sleep(Duration::from_secs(120)).await;
+    };
+    engine.run(story).await.unwrap();
+    let state = fake.state.lock().unwrap();
+    assert!(state.explained.concat().contains("the disks are changed"), "{:?}", state.explained);
 }
 
 /// A system that errs, does not answer, or takes its own task down.

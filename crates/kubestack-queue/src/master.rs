@@ -10,15 +10,18 @@ use kubestack_core::prelude::*;
 use kubestack_core::registry::Build;
 use kubestack_core::time::Span;
 use secrecy::SecretString;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 /// A look is taken at least this often, so that what is known does not count as stale.
 const LOOK: Duration = Duration::from_secs(20);
+
+/// Labels that nothing can serve and whose jobs are told so: enough for every mistake, and a bound for malice.
+const FOREIGN: usize = 1_000;
 
 /// A server that cannot begin, for want of its port or its disk, tries again after that time.
 const RETRY: Duration = Duration::from_secs(5);
@@ -70,6 +73,17 @@ pub struct QueueMaster {
     url: String,
     clock: Arc<dyn Clock>,
     broken: watch::Receiver<Option<String>>,
+    reasons: Arc<Mutex<Reasons>>,
+}
+
+/// Why jobs wait, by label.
+#[derive(Default)]
+struct Reasons {
+    /// Labels that nothing here can serve.
+    foreign: BTreeMap<String, String>,
+    explained: BTreeMap<String, String>,
+    /// What the queue was last told.
+    told: Option<BTreeMap<String, String>>,
 }
 
 fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn CiMaster>> {
@@ -98,7 +112,13 @@ fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn CiMaster
         };
         context.spawner.spawn(&format!("queue {name}"), Box::pin(task));
     }
-    Ok(Box::new(QueueMaster { client, url: config.url, clock: context.clock.clone(), broken }))
+    Ok(Box::new(QueueMaster {
+        client,
+        url: config.url,
+        clock: context.clock.clone(),
+        broken,
+        reasons: Arc::default(),
+    }))
 }
 
 /// Serves for ever, unless it cannot begin.
@@ -149,6 +169,19 @@ impl QueueMaster {
     /// The reason why the embedded server does not run, rather than that nobody answers.
     fn told(&self, error: Error) -> Error {
         self.broken.borrow().clone().map_or(error, Error::transient)
+    }
+
+    /// Tells why jobs wait, where a change makes a difference.
+    async fn tell(&self, change: impl FnOnce(&mut Reasons)) -> Result<()> {
+        let mut reasons = self.reasons.lock().await;
+        change(&mut reasons);
+        let mut all = reasons.foreign.clone();
+        all.extend(reasons.explained.clone());
+        if reasons.told.as_ref() != Some(&all) {
+            self.client.reasons(&all).await?;
+            reasons.told = Some(all);
+        }
+        Ok(())
     }
 }
 
@@ -210,7 +243,7 @@ impl CiMaster for QueueMaster {
                 by_label.insert(label.clone(), reason.text.clone());
             }
         }
-        self.client.reasons(&by_label).await
+        self.tell(|reasons| reasons.explained = by_label).await
     }
 
     fn demand(&self) -> Option<Box<dyn DemandSource>> {
@@ -239,6 +272,14 @@ impl DemandSource for QueueDemand {
         let began = self.master.clock.now();
         let waiting = client.waiting().await?;
         self.known = Some(revision.demand);
+        let served = |label: &String| context.labels.values().any(|known| known.provides.contains(label));
+        let foreign: BTreeSet<&String> =
+            waiting.iter().map(|job| &job.label).filter(|label| !served(label)).collect();
+        let why = |label: &String| (label.clone(), format!("no label here can serve `{label}`"));
+        let foreign = foreign.into_iter().take(FOREIGN).map(why).collect();
+        if let Err(error) = self.master.tell(|reasons| reasons.foreign = foreign).await {
+            tracing::debug!(%error, "cannot tell why jobs wait; it is tried again at the next look");
+        }
         let demands = waiting.into_iter().map(|job| {
             let serves = context.labels.iter().filter(|(_, label)| label.provides.contains(&job.label));
             let needs = serves.map(|(name, _)| name.clone());
