@@ -106,7 +106,9 @@ pub(crate) async fn logs(path: &Path, job: &str, follow: bool) -> Result<ExitCod
         let bytes =
             persist(patience, || client.log(id, offset, wait)).await.context("cannot read the log")?;
         offset += bytes.len() as u64;
-        show::raw(&bytes);
+        if !show::raw(&bytes) {
+            return Ok(ExitCode::SUCCESS);
+        }
         if bytes.is_empty() && (!follow || job.state.has_ended()) {
             return Ok(ExitCode::SUCCESS);
         }

@@ -17,10 +17,10 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Prints text as it is.
-pub(crate) fn raw(text: &[u8]) {
+/// Prints text as it is; whether somebody still reads.
+pub(crate) fn raw(text: &[u8]) -> bool {
     let mut out = std::io::stdout();
-    let _ = out.write_all(text).and_then(|()| out.flush());
+    out.write_all(text).and_then(|()| out.flush()).is_ok()
 }
 
 /// Prints one line for people beside the output proper.

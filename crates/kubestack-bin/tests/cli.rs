@@ -152,6 +152,39 @@ statedir: x
 }
 
 #[test]
+fn a_queue_that_could_not_work_is_refused_by_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    for (keys, expected) in [
+        ("url: 'http://', token: t", "masters[0].url: "),
+        ("url: 'https://ci:1', token: t", "masters[0].url: must begin with http://"),
+        ("url: 'http://ci:1', token: ''", "masters[0].token: must be of letters"),
+        ("url: 'http://ci:1', token: 's3cret s3cret'", "masters[0].token: must be of letters"),
+        (
+            "url: 'http://ci:1', token: t, embedded: {listen: here}",
+            "masters[0].embedded.listen: must be an address",
+        ),
+        (
+            "url: 'http://ci:1', token: t, embedded: {listen: 'a:1', lease: 0s}",
+            "masters[0].embedded.lease: must be",
+        ),
+        (
+            "url: 'http://ci:1', token: t, embedded: {listen: 'a:1', attempts: 0}",
+            "masters[0].embedded.attempts: must",
+        ),
+    ] {
+        let text = format!(
+            "masters: [{{name: q, type: queue, {keys}}}]\nproviders: [{{name: l, type: local}}]\nlabels: [{{name: a}}]\n"
+        );
+        fs::write(&path, text).unwrap();
+        let output = kubestack(&["-c", path.to_str().unwrap(), "check"]);
+        let said = self::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{keys}: {said}");
+        assert!(said.contains(expected) && !said.contains("s3cret"), "{keys}: {said}");
+    }
+}
+
+#[test]
 fn without_a_daemon_it_says_how_to_start_one() {
     let dir = tempfile::tempdir().unwrap();
     let example =

@@ -129,3 +129,16 @@ fn output_arrives_whole_whatever_bytes_it_has() {
     let log = daemon.call(&["logs", job.trim()]).stdout;
     assert_eq!((log.len(), log.starts_with(b"\xff\0\nxxx")), (3_000_003, true));
 }
+
+#[test]
+fn a_follower_whose_reader_has_gone_ends() {
+    let daemon = daemon();
+    let job = daemon.submit("while :; do echo on and on; sleep 0.05; done");
+    let mut follower =
+        daemon.command("logs").args(["--follow", &job]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut reader = follower.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut reader, &mut [0; 5]).unwrap();
+    drop(reader);
+    assert!(daemon.until("its end", || follower.try_wait().unwrap()).success());
+    daemon.tell(&["jobs", "cancel", &job]);
+}

@@ -96,10 +96,27 @@ fn what_cannot_work_is_said_with_what_to_do() {
     assert_problem(&with("gearman-server", "jenkins-queue"), "two entries called `jenkins-queue`");
     assert_problem(&with("labels:", "masters: [{name: a, type: jenkins}]\nlabels:"), "use one of the two");
     assert_problem(&with("labels:", "instance: My_CI\nlabels:"), "a-z, 0-9");
+    assert_problem(&with("cpu: 250m", "max_lifetime: 0s"), "max_lifetime: must be longer than zero");
+    assert_problem(&with("cpu: 250m", "launch_timeout: 0s"), "launch_timeout: must be longer than zero");
+    for state_dir in ["5", "[/tmp]", "''", ""] {
+        assert_problem(&format!("{OF_2015}state_dir: {state_dir}\n"), "state_dir: must be the path");
+    }
+    assert_problem(&format!("{OF_2015}console: {{listen: x}}\n"), "no console in this version");
+    for key in ["step_deadline", "stale_after", "master_poll"] {
+        assert_problem(&format!("{OF_2015}policy: {{{key}: 0s}}\n"), "must be longer than zero");
+    }
     assert_problem("labels: [", "c.yaml:1:9: ");
     assert_problem("", "is empty");
     assert_problem("[]", "must be a map");
     assert_problem("labels: {}", "must be a list");
+}
+
+#[test]
+fn what_is_no_file_of_a_config_is_refused_and_never_read_to_its_end() {
+    let read = |path: &str| Config::read(path.as_ref()).unwrap_err().to_string();
+    assert!(read("/dev/zero").contains("is larger than"), "{}", read("/dev/zero"));
+    assert!(read("/").contains("cannot be read"), "{}", read("/"));
+    assert!(read("/no/such").contains("name another file with -c"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use kubestack_core::master::OneJob;
 use kubestack_core::prelude::*;
 use kubestack_core::registry::Build;
 use kubestack_core::time::Span;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,26 @@ pub struct EmbeddedConfig {
     pub attempts: u32,
 }
 
+impl EmbeddedConfig {
+    fn check(&self, fragment: &Fragment) -> Result<()> {
+        let port = self.listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(_))) {
+            return Err(
+                fragment.error("embedded.listen", "must be an address and a port such as 127.0.0.1:4740")
+            );
+        }
+        if self.lease.0 < Duration::from_secs(1) {
+            return Err(
+                fragment.error("embedded.lease", "must be at least 1s, or live agents would look dead")
+            );
+        }
+        if self.attempts == 0 {
+            return Err(fragment.error("embedded.attempts", "must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
 fn default_lease() -> Span {
     Span(QueueOptions::default().lease)
 }
@@ -92,7 +112,16 @@ fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn CiMaster
         return Err(fragment
             .error("url", "must begin with http://; put a TLS proxy on the same host in front of others"));
     }
+    reqwest::Url::parse(&config.url).map_err(|error| fragment.error("url", error))?;
+    if let Some(embedded) = &config.embedded {
+        embedded.check(fragment)?;
+    }
     let token = context.secret(fragment, "token", &config.token)?;
+    let text = token.expose_secret();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let text = "must be of letters, digits and signs of ASCII, without spaces: it is sent in a header";
+        return Err(fragment.error("token", text));
+    }
     let client = QueueClient::new(&config.url, token.clone())?;
     let (tell, broken) = watch::channel(None);
     if let Some(embedded) = config.embedded {

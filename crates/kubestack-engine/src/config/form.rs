@@ -122,6 +122,16 @@ pub(super) struct PolicyForm {
 }
 
 impl PolicyForm {
+    /// Those of the keys that no zero makes sense for: with one, every step would be too late, every look stale,
+    /// or one look would follow the other without a rest.
+    pub fn never_zero(&self) -> [(&'static str, Option<Span>); 3] {
+        [
+            ("step_deadline", self.step_deadline),
+            ("stale_after", self.stale_after),
+            ("master_poll", self.master_poll),
+        ]
+    }
+
     pub fn policy(&self) -> Policy {
         let mut policy = Policy::default();
         let set = |field: &mut Duration, span: Option<Span>| {

@@ -12,10 +12,12 @@ use kubestack_core::label::LabelSpec;
 use kubestack_core::name::{InstanceName, MasterName, slug};
 use kubestack_core::registry::{PluginKind, find, nearest, verify};
 use kubestack_core::resources::Resources;
+use kubestack_core::time::Span;
 use kubestack_planner::settings::{LabelSettings, Limit, MasterSettings, ProviderSettings, SourceSettings};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,13 +97,16 @@ impl Config {
     pub fn read(path: &Path) -> Result<String, Problems> {
         let shown = path.display().to_string();
         let problem = |text: String| Problems(vec![format!("{shown}: {text}")]);
-        let size = std::fs::metadata(path)
-            .map_err(|error| problem(format!("cannot be read: {error}; name another file with -c")))?
-            .len();
-        if size > MAX_FILE {
-            return Err(problem(format!("has {size} bytes; a config has at most {MAX_FILE}")));
+        let unread =
+            |error: std::io::Error| problem(format!("cannot be read: {error}; name another file with -c"));
+        let mut text = String::new();
+        // Not by its size: a device or a pipe tells none.
+        let file = std::fs::File::open(path).map_err(unread)?.take(MAX_FILE + 1);
+        std::io::BufReader::new(file).read_to_string(&mut text).map_err(unread)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(problem(format!("is larger than {MAX_FILE} bytes; a config is not")));
         }
-        std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))
+        Ok(text)
     }
 
     /// Checks the text of a file; `file` is its name in messages.
@@ -219,14 +224,26 @@ impl Reader {
         let (completion, _) =
             self.listeners("destroy-listeners", PluginKind::CompletionSource, &master_names);
         let policy: PolicyForm = self.section("policy");
+        self.not_zero("policy", policy.never_zero());
         let limits: LimitForm = self.section("limits");
         let coordination: CoordinationForm = self.section("coordination");
         if coordination.type_name.as_deref().is_some_and(|name| name != "local") {
             self.problem("coordination.type", "the only coordination in this version is `local`");
         }
         let instance = self.instance(&masters);
-        let state_dir = coordination.dir.or_else(|| self.root.get("state_dir")?.as_str().map(PathBuf::from));
+        let state_dir = match self.root.get("state_dir") {
+            None => None,
+            Some(Value::String(path)) if !path.is_empty() => Some(PathBuf::from(path)),
+            Some(_) => {
+                self.problem("state_dir", "must be the path of a directory");
+                None
+            }
+        };
+        let state_dir = coordination.dir.or(state_dir);
         let state_dir = state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/kubestack"));
+        if self.root.contains_key("console") {
+            self.problem("console", "there is no console in this version; remove the section");
+        }
         let mut setup = Setup::new(instance);
         setup.settings.limit = limits.limit();
         setup.settings.policy = policy.policy();
@@ -340,6 +357,12 @@ impl Reader {
         }
     }
 
+    fn not_zero<const N: usize>(&mut self, path: &str, spans: [(&str, Option<Span>); N]) {
+        for (key, _) in spans.iter().filter(|(_, span)| span.is_some_and(|span| span.0.is_zero())) {
+            self.problem(&format!("{path}.{key}"), "must be longer than zero");
+        }
+    }
+
     /// Without a name of its own, an installation is named after its masters' addresses: two installations
     /// never adopt each other's agents.
     fn instance(&mut self, masters: &[PluginEntry]) -> InstanceName {
@@ -409,6 +432,10 @@ impl Reader {
             if form.weight == Some(0) {
                 self.problem(&format!("{path}.weight"), "must be at least 1");
             }
+            self.not_zero(
+                &path,
+                [("launch_timeout", form.launch_timeout), ("max_lifetime", form.max_lifetime)],
+            );
             self.secrets(&path, &form.env);
             let spec = self.spec(&path, &form);
             let settings = settings(&form, &spec, &providers, &masters);
@@ -443,8 +470,7 @@ impl Reader {
 
 fn settings(form: &LabelForm, spec: &LabelSpec, providers: &[String], masters: &[String]) -> LabelSettings {
     let default = LabelSettings::default();
-    let span =
-        |span: Option<kubestack_core::time::Span>, default: Duration| span.map_or(default, |span| span.0);
+    let span = |span: Option<Span>, default: Duration| span.map_or(default, |span| span.0);
     LabelSettings {
         template: spec.template_hash(),
         resources: spec.resources.clone(),
