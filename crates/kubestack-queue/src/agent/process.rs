@@ -3,7 +3,8 @@
 use crate::model::Submission;
 use kubestack_core::error::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -224,13 +225,22 @@ impl Output {
     /// Passes on what is written already. Whoever left the group may hold the pipe open for ever, so its end is
     /// not waited for.
     async fn rest(&mut self, log: &mpsc::Sender<Vec<u8>>) {
+        // The pipe itself is asked: the runtime answers "nothing yet" until it has heard of what was written.
+        let Some(Ok(pipe)) = self.0.take().map(pipe::Receiver::into_nonblocking_fd) else { return };
+        let mut pipe = File::from(pipe);
         let mut passed = 0;
-        while passed < PIPE
-            && let Some(chunk) = self.read()
-        {
-            passed += chunk.len();
-            if log.send(chunk).await.is_err() {
-                return;
+        while passed < PIPE {
+            let mut buffer = vec![0; READ];
+            match pipe.read(&mut buffer) {
+                Ok(count @ 1..) => {
+                    passed += count;
+                    buffer.truncate(count);
+                    if log.send(buffer).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => return,
             }
         }
     }
@@ -248,5 +258,24 @@ impl Output {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// The job may have written and ended before the runtime has heard of either.
+    #[tokio::test]
+    async fn what_was_written_at_the_last_moment_is_passed_on() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut output = Output(Some(pipe::Receiver::from_owned_fd(reader.into()).unwrap()));
+        writer.write_all(b"last words").unwrap();
+        let (log, mut chunks) = mpsc::channel(4);
+        // The writer stays open, as with a process that was left behind: its end is not waited for.
+        output.rest(&log).await;
+        assert_eq!(chunks.try_recv().unwrap(), b"last words");
+        assert!(chunks.try_recv().is_err());
     }
 }
