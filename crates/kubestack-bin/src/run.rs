@@ -39,7 +39,7 @@ pub(crate) fn check(path: &Path) -> Result<ExitCode> {
 
 /// Runs until told to stop. A first signal ends it in good order, a second one at once.
 pub(crate) async fn daemon(path: &Path) -> Result<ExitCode> {
-    log_to_stderr();
+    log_to_stderr()?;
     let stop = Arc::new(Notify::new());
     let mut signals = Signals::new()?;
     let told = stop.clone();
@@ -96,9 +96,18 @@ async fn control(
     }
 }
 
-fn log_to_stderr() {
+/// How much is logged.
+const LOG: &str = "KUBESTACK_LOG";
+
+fn log_to_stderr() -> Result<(), Exit> {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("KUBESTACK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = match std::env::var(LOG) {
+        Ok(filter) if !filter.is_empty() => EnvFilter::try_new(filter).map_err(|error| Exit {
+            code: USAGE,
+            text: format!("{LOG} is not understood: {error}; write `debug`, or `warn,kubestack_queue=trace`"),
+        })?,
+        _ => EnvFilter::new("info"),
+    };
     let logger = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -106,4 +115,5 @@ fn log_to_stderr() {
         .with_target(false);
     // A second logger is refused; that happens only where an embedding program has one already.
     let _ = logger.try_init();
+    Ok(())
 }

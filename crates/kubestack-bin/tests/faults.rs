@@ -34,6 +34,18 @@ fn a_second_daemon_is_refused_in_one_line_and_the_first_goes_on() {
 }
 
 #[test]
+fn a_log_level_that_makes_no_sense_is_refused() {
+    let daemon = Daemon::new();
+    let output = daemon.command("run").env("KUBESTACK_LOG", "debug,=[").output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.starts_with("error: KUBESTACK_LOG is not understood") && said.lines().count() == 1,
+        "{said}"
+    );
+}
+
+#[test]
 fn a_running_job_and_whoever_follows_it_outlast_the_daemon() {
     for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
         let mut daemon = Daemon::running();

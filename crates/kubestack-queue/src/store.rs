@@ -163,7 +163,7 @@ impl Store {
             let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
             if db.is_none() {
                 *db = Some(Database::create(&self.path).map_err(|error| unopened(&self.path, &error))?);
-                tracing::info!("the queue's store is open again");
+                tracing::debug!("the queue's store is open again");
             }
         }
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
