@@ -89,14 +89,18 @@ impl Leader {
 
 /// A hold on one process that no reuse of its pid can move to another.
 #[derive(Debug)]
-pub struct Handle(OwnedFd);
+pub struct Handle {
+    fd: OwnedFd,
+    id: ProcessId,
+}
 
 impl Handle {
     /// A handle on that process; `None` if it is gone.
     ///
     /// First opened, then checked: what has the recorded start time now cannot have begun after the handle
     /// was opened, so it is what the handle holds.
-    pub fn open((pid, start): ProcessId) -> io::Result<Option<Self>> {
+    pub fn open(id: ProcessId) -> io::Result<Option<Self>> {
+        let (pid, start) = id;
         let Some(raw) = Pid::from_raw(pid).filter(|raw| *raw != getpid() && *raw != Pid::INIT) else {
             return Ok(None);
         };
@@ -105,12 +109,12 @@ impl Handle {
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             opened => opened?,
         };
-        Ok(stat(pid)?.is_some_and(|stat| stat.start == start).then_some(Self(fd)))
+        Ok(stat(pid)?.is_some_and(|stat| stat.start == start).then_some(Self { fd, id }))
     }
 
     /// Sends a signal; that it ended meanwhile, or became another user's, is no error.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        match pidfd_send_signal(&self.0, signal) {
+        match pidfd_send_signal(&self.fd, signal) {
             Ok(()) | Err(Errno::SRCH | Errno::PERM) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -122,13 +126,20 @@ impl Handle {
     /// its constructors are unsafe, since they take what does not own its descriptor. A pipe's receiver
     /// owns it, waits for the same readiness, and is never read from.
     pub async fn ended(&self) -> io::Result<()> {
-        Receiver::from_owned_fd_unchecked(self.0.try_clone()?)?.readable().await
+        let (pid, start) = self.id;
+        loop {
+            Receiver::from_owned_fd_unchecked(self.fd.try_clone()?)?.readable().await?;
+            // tokio allows itself to say "readable" of what is not; to believe it would end a busy agent.
+            if stat(pid)?.is_none_or(|stat| stat.start != start || stat.zombie) {
+                return Ok(());
+            }
+        }
     }
 
     /// Fetches the exit status, which only its parent can, and only once.
     pub fn reap(&self) -> Option<Exit> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        let status = waitid(WaitId::PidFd(self.0.as_fd()), options).ok()??;
+        let status = waitid(WaitId::PidFd(self.fd.as_fd()), options).ok()??;
         let code = status.exit_status().map(Exit::Code);
         code.or_else(|| status.terminating_signal().map(Exit::Signal))
     }
