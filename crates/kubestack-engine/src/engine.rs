@@ -226,7 +226,8 @@ impl Leader {
         let observer =
             Observer { clock: self.clock.clone(), inbox, patience: self.setup.settings.policy.stale_after };
         for (name, provider) in systems.providers {
-            let task = observe::provider(observer.clone(), name.clone(), provider.clone());
+            let task =
+                observe::provider(observer.clone(), name.clone(), provider.clone(), self.world.launch_from);
             self.spawner.spawn(&format!("provider {name}"), Box::pin(task));
             let task = observe::capacity(observer.clone(), name.clone(), provider, CAPACITY_EVERY);
             self.spawner.spawn(&format!("capacity {name}"), Box::pin(task));

@@ -108,13 +108,25 @@ pub(crate) async fn completion(
     }
 }
 
-/// Watches one provider for ever.
-pub(crate) async fn provider(observer: Observer, name: ProviderName, provider: Arc<dyn SlaveProvider>) {
+/// Watches one provider for ever. A watch that runs at `launch_from` is started anew: what the leader before us
+/// sent may have landed since the list that it began with.
+pub(crate) async fn provider(
+    observer: Observer,
+    name: ProviderName,
+    provider: Arc<dyn SlaveProvider>,
+    launch_from: Moment,
+) {
     let mut failures = 0;
     loop {
+        let early = observer.clock.now() < launch_from;
         let error = match observer.bounded(provider.watch()).await {
             Ok(mut watch) => loop {
-                match observer.bounded(watch.next()).await {
+                let event = tokio::select! {
+                    biased;
+                    () = observer.clock.sleep(launch_from.since(observer.clock.now())), if early => break None,
+                    event = observer.bounded(watch.next()) => event,
+                };
+                match event {
                     Ok(event) => {
                         failures = 0;
                         let name = name.clone();
@@ -128,11 +140,12 @@ pub(crate) async fn provider(observer: Observer, name: ProviderName, provider: A
                             })
                             .await;
                     }
-                    Err(error) => break error,
+                    Err(error) => break Some(error),
                 }
             },
-            Err(error) => error,
+            Err(error) => Some(error),
         };
+        let Some(error) = error else { continue };
         observer.tell(Fact::ProviderFailed(name.clone(), error.message.clone())).await;
         observer.rest(error.kind, &mut failures, name.as_str()).await;
     }

@@ -261,9 +261,21 @@ impl World {
                 return;
             }
         }
-        let memory = self.memory.agents.entry(unit.name.clone()).or_insert_with(|| {
-            AgentMemory::new(now, unit.marks.label.clone(), provider.clone(), unit.marks.master.clone())
-        });
+        if !self.memory.agents.contains_key(&unit.name) {
+            let marks = &unit.marks;
+            let memory = AgentMemory::new(now, marks.label.clone(), provider.clone(), marks.master.clone());
+            self.memory.agents.insert(unit.name.clone(), memory);
+            // Its master may have shown its node before anybody could tell whose it is.
+            let seen =
+                self.masters.iter().find_map(|(name, state)| Some((name, state.nodes.get(&unit.name)?)));
+            let attached = seen.and_then(|(master, node)| {
+                remember_node(&mut self.memory, master, &unit.name, &node.view, None, now)
+            });
+            if let Some((label, provider)) = attached {
+                self.memory.succeeded(&label, &provider);
+            }
+        }
+        let Some(memory) = self.memory.agents.get_mut(&unit.name) else { return };
         memory.gone = None;
         memory.never_launched = false;
         memory.was_held |= unit.marks.held.is_some();

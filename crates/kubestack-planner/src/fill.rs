@@ -153,12 +153,13 @@ impl<'a, 'w> Filling<'a, 'w> {
                     }
                 }
                 Err((blocker, place)) => {
-                    self.reserve(&blocker, place);
-                    if let Blocker::Caps { full } = &blocker {
+                    let full = place.map(|place| self.waits_for_room(&blocker, place)).unwrap_or_default();
+                    self.reserve(&full);
+                    if !full.is_empty() {
                         // One agent per missing grant; the class stays out of the race, the room that it
                         // waits for is not there yet.
                         for _ in 0..(*left).min(self.world.settings.policy.concurrency) {
-                            let Some(agent) = self.reclaim(full, &class.key, &mut leaving, draft) else {
+                            let Some(agent) = self.reclaim(&full, &class.key, &mut leaving, draft) else {
                                 break;
                             };
                             verdict.waits_for.insert(agent);
@@ -195,15 +196,14 @@ impl<'a, 'w> Filling<'a, 'w> {
 
     /// The first eligible place with room; otherwise what stands in the way at the place nearest to it.
     fn place(&self, key: &'w ClassKey) -> Result<Place<'w>, (Blocker, Option<Place<'w>>)> {
-        let mut nearest: Option<(bool, Blocker, Place<'w>)> = None;
+        let mut nearest: Option<(Blocker, Place<'w>)> = None;
         for place in self.places(key) {
             let Some(blocker) = self.blocker(place) else { return Ok(place) };
-            let caps = matches!(blocker, Blocker::Caps { .. });
-            if nearest.as_ref().is_none_or(|(known, ..)| caps && !known) {
-                nearest = Some((caps, blocker, place));
+            if nearest.as_ref().is_none_or(|(known, _)| blocker.distance() < known.distance()) {
+                nearest = Some((blocker, place));
             }
         }
-        Err(nearest.map_or((Blocker::Nowhere, None), |(_, blocker, place)| (blocker, Some(place))))
+        Err(nearest.map_or((Blocker::Nowhere, None), |(blocker, place)| (blocker, Some(place))))
     }
 
     /// What stands in the way of one more launch there, the claims of others included.
@@ -214,12 +214,20 @@ impl<'a, 'w> Filling<'a, 'w> {
         })
     }
 
-    /// Keeps shared caps for a class that waits for them and nothing else, and that they can hold at all.
-    fn reserve(&mut self, blocker: &Blocker, place: Option<Place<'w>>) {
-        if let (Blocker::Caps { full }, Some(place)) = (blocker, place)
-            && !full.iter().any(|scope| matches!(scope, Scope::Label(_)))
-            && self.room.could_ever_hold(place)
-        {
+    /// The scopes in which others must give way before there is room at that place; none if that would not help.
+    fn waits_for_room(&self, blocker: &Blocker, place: Place<'w>) -> Vec<Scope> {
+        match blocker {
+            Blocker::Caps { full } => full.clone(),
+            Blocker::PlatformFull { provider } if self.room.platform_could_hold(place) => {
+                vec![Scope::Provider(provider.clone())]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Keeps shared caps for a class that waits for them and nothing else.
+    fn reserve(&mut self, full: &[Scope]) {
+        if !full.iter().any(|scope| matches!(scope, Scope::Label(_))) {
             self.reserved.extend(full.iter().cloned());
         }
     }

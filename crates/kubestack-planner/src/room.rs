@@ -33,6 +33,11 @@ pub enum Blocker {
         /// Which.
         full: Vec<Scope>,
     },
+    /// These caps could not hold a single such agent, however empty.
+    TooLarge {
+        /// Which.
+        scopes: Vec<Scope>,
+    },
     /// The platform itself has no room for it.
     PlatformFull {
         /// Which.
@@ -84,6 +89,17 @@ pub enum Blocker {
 }
 
 impl Blocker {
+    /// How far from a launch it leaves a place: where others can give way before where only waiting helps, and
+    /// that before where nothing does.
+    pub(crate) fn distance(&self) -> u8 {
+        match self {
+            Self::Caps { .. } => 0,
+            Self::PlatformFull { .. } => 1,
+            Self::TooLarge { .. } | Self::Nowhere => 3,
+            _ => 2,
+        }
+    }
+
     /// When this is worth another look, where time alone may lift it.
     pub fn until(&self) -> Option<Moment> {
         match self {
@@ -267,9 +283,11 @@ impl<'a> Room<'a> {
         let settings = &self.world.settings;
         let resources = self.resources(place.label);
         let nothing = Usage::default();
-        let mut full = Vec::new();
+        let (mut full, mut scopes) = (Vec::new(), Vec::new());
         let mut see = |limit: Option<&Limit>, usage: Option<&Usage>, scope: Scope| {
-            if limit.is_some_and(|limit| !usage.unwrap_or(&nothing).allows(limit, resources)) {
+            if limit.is_some_and(|limit| !nothing.allows(limit, resources)) {
+                scopes.push(scope);
+            } else if limit.is_some_and(|limit| !usage.unwrap_or(&nothing).allows(limit, resources)) {
                 full.push(scope);
             }
         };
@@ -291,6 +309,9 @@ impl<'a> Room<'a> {
             self.providers.get(place.provider),
             Scope::Provider(place.provider.clone()),
         );
+        if !scopes.is_empty() {
+            return Some(Blocker::TooLarge { scopes });
+        }
         if !full.is_empty() {
             return Some(Blocker::Caps { full });
         }
@@ -301,18 +322,17 @@ impl<'a> Room<'a> {
         (!free.allows(used, resources)).then_some(Blocker::PlatformFull { provider })
     }
 
-    /// Whether its caps could hold such an agent if nothing else were there.
-    pub fn could_ever_hold(&self, place: Place<'_>) -> bool {
-        let settings = &self.world.settings;
-        let resources = self.resources(place.label);
-        let master = place.master.and_then(|master| settings.masters.get(master)).map(|master| &master.limit);
-        let limits = [
-            Some(&settings.limit),
-            settings.labels.get(place.label).map(|label| &label.limit),
-            settings.providers.get(place.provider).map(|provider| &provider.limit),
-            master,
-        ];
-        limits.into_iter().flatten().all(|limit| Usage::default().allows(limit, resources))
+    /// Whether the platform could hold such an agent if ours were gone: then it is worth waiting for.
+    pub fn platform_could_hold(&self, place: Place<'_>) -> bool {
+        let free = self.world.providers.get(place.provider).and_then(|state| state.free.as_ref());
+        let ours = self.providers.get(place.provider).map(|usage| usage.resources.clone());
+        free.is_none_or(|(_, free)| {
+            let mut most = ours.unwrap_or_default();
+            most.add(free);
+            // What the platform does not tell, it does not limit.
+            most.0.retain(|name, _| free.0.contains_key(name));
+            most.allows(&Resources::default(), self.resources(place.label))
+        })
     }
 
     /// What else stands in the way than caps.
@@ -322,8 +342,10 @@ impl<'a> Room<'a> {
             return Some(blocker);
         }
         let provider = world.providers.get(place.provider)?;
-        // Until a first complete read the caps cannot be counted.
-        if provider.complete.is_none() || world.is_stale(provider.health.heard) {
+        // Until a complete read the caps cannot be counted; one that began before the wait of a new leader was
+        // over may lack what landed since.
+        let listed = provider.complete.is_some_and(|complete| complete >= world.launch_from);
+        if !listed || world.is_stale(provider.health.heard) {
             return Some(Blocker::ProviderStale { provider: place.provider.clone() });
         }
         let mut targets = vec![

@@ -47,6 +47,10 @@ pub fn blocker(blocker: &Blocker, now: Moment) -> String {
             let scopes: Vec<String> = full.iter().map(scope).collect();
             format!("{} full", scopes.join(" and "))
         }
+        Blocker::TooLarge { scopes } => {
+            let scopes: Vec<String> = scopes.iter().map(scope).collect();
+            format!("{} too small for a single such agent", scopes.join(" and "))
+        }
         Blocker::PlatformFull { provider } => format!("provider {provider} reports no room for it"),
         Blocker::ProviderStale { provider } => {
             format!("provider {provider} has not answered; check it with `kubestack list`")

@@ -531,7 +531,6 @@ fn one_agent_gives_way_per_missing_grant() {
 }
 
 #[test]
-#[ignore = "defect: a class that its cap can never hold reclaims what min_ready launches, for ever"]
 fn nobody_gives_way_to_work_that_can_never_have_room() {
     let mut settings = settings(&["m"], &["p"], &["a", "big"]);
     label(&mut settings, "a").min_ready = 1;

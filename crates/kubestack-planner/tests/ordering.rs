@@ -216,7 +216,6 @@ fn a_job_known_by_its_id_is_taken_by_its_id() {
 }
 
 #[test]
-#[ignore = "defect: a look at a node without marks tells nothing while its unit is not known yet"]
 fn the_first_evidence_of_a_start_counts_though_the_unit_is_told_later() {
     let a = who("a", 1);
     let bare = |seen| {
@@ -561,7 +560,6 @@ fn a_new_leader_launches_nothing_before_the_sends_of_the_one_before_have_landed(
 }
 
 #[test]
-#[ignore = "known limit: a list read before the wait was over is enough to launch, design §4: waits, then lists, then launches"]
 fn a_new_leader_lists_after_its_wait_before_it_launches() {
     let mut stage = Stage::new(simple());
     stage.world.launch_from = at(30);

@@ -240,7 +240,6 @@ fn a_large_agent_is_not_kept_out_by_small_ones_where_two_caps_bind_at_once() {
 }
 
 #[test]
-#[ignore = "known limit: how much a platform could ever hold is not known, so its room is kept for nobody"]
 fn a_large_agent_is_not_kept_out_by_small_ones_where_the_platform_tells_its_room() {
     let mut town = Town::new(sizes(), SIZES, true);
     for round in 1..300 {
