@@ -1,7 +1,7 @@
 //! How long a full plan takes, and how that grows.
 //!
 //! ```console
-//! $ cargo run --release -p kubestack-bench --bin planner
+//! $ cargo run --release -p kubestack-bench --bin planner [N…]
 //! ```
 //!
 //! N agents (half idle, half busy) and N waiting jobs over 200 labels, 4 masters and 4 providers. Budget: 5 ms at 10,000,
@@ -99,7 +99,12 @@ fn world(agents: usize, jobs: usize) -> World {
 
 fn main() {
     println!("{:>8} {:>8} {:>12} {:>14}", "agents", "jobs", "plan", "per agent+job");
-    for (agents, jobs) in [(100, 100), (1_000, 1_000), (10_000, 10_000), (0, 10_000), (100_000, 100_000)] {
+    let mut sizes: Vec<(usize, usize)> =
+        std::env::args().skip(1).filter_map(|size| size.parse().ok()).map(|size| (size, size)).collect();
+    if sizes.is_empty() {
+        sizes = vec![(100, 100), (1_000, 1_000), (10_000, 10_000), (0, 10_000), (100_000, 100_000)];
+    }
+    for (agents, jobs) in sizes {
         let world = world(agents, jobs);
         let mut times: Vec<Duration> = (0..ROUNDS)
             .map(|_| {

@@ -126,14 +126,6 @@ pub struct Agent<'a> {
     pub state: AgentState,
 }
 
-/// What one look, one step or one memory tells about one name.
-enum Part<'a> {
-    Units(&'a ProviderName, &'a BTreeMap<Uid, UnitState>),
-    Flight(&'a Flight),
-    Node(&'a MasterName, &'a NodeState),
-    Memory(&'a AgentMemory),
-}
-
 /// What is known under one name.
 #[derive(Default)]
 struct Parts<'a> {
@@ -144,52 +136,79 @@ struct Parts<'a> {
     memory: Option<&'a AgentMemory>,
 }
 
+/// Parts by name, sorted.
+type Named<'a> = (&'a AgentName, Parts<'a>);
+
 /// All agents of ours, sorted by name.
 pub fn agents(world: &World) -> Vec<Agent<'_>> {
-    // All lists are sorted by name already: a sort that makes use of runs joins them with few comparisons,
-    // where a look-up per list and name would cost many times as much.
-    let units = world.providers.iter().flat_map(|(provider, state)| {
-        state.units.iter().map(move |(name, units)| (name, Part::Units(provider, units)))
-    });
-    let flights = world.flights.iter().map(|(name, flight)| (name, Part::Flight(flight)));
-    let nodes = world.masters.iter().flat_map(|(master, state)| {
-        state.nodes.iter().map(move |(name, node)| (name, Part::Node(master, node)))
-    });
-    let memory = world.memory.agents.iter().map(|(name, memory)| (name, Part::Memory(memory)));
-    let mut all: Vec<(&AgentName, Part<'_>)> = units.chain(flights).chain(nodes).chain(memory).collect();
-    all.sort_by_key(|(name, _)| *name);
+    // All lists are sorted by name, and nearly every name is remembered: to go along the memory costs few
+    // comparisons, where a look-up per list and name would cost many times as much.
+    let remembered = world.memory.agents.iter();
+    let mut all: Vec<Named<'_>> =
+        remembered.map(|(name, memory)| (name, Parts { memory: Some(memory), ..Parts::default() })).collect();
+    let mut others = BTreeMap::new();
+    for (provider, state) in &world.providers {
+        join(&mut all, &mut others, &state.units, |parts, units| parts.add_units(provider, units));
+    }
+    for (master, state) in &world.masters {
+        join(&mut all, &mut others, &state.nodes, |parts, node| {
+            parts.node.get_or_insert((master, node));
+        });
+    }
+    join(&mut all, &mut others, &world.flights, |parts, flight| parts.flight = Some(flight));
+    if !others.is_empty() {
+        all.extend(others);
+        all.sort_by_key(|(name, _)| *name);
+    }
     let mut kinds = Kinds::default();
-    all.chunk_by(|(a, _), (b, _)| a == b)
-        .filter_map(|known| {
-            let (name, _) = known.first()?;
-            let mut parts = Parts::default();
-            known.iter().for_each(|(_, part)| parts.add(part));
-            let mut agent = parts.agent(name)?;
-            kinds.tell(world, &mut agent);
-            agent.state = agent.derive(world);
-            Some(agent)
-        })
-        .collect()
+    let agents = all.into_iter().filter_map(|(name, parts)| {
+        let mut agent = parts.agent(name)?;
+        let unknown = kinds.tell(world, &mut agent);
+        agent.state = agent.derive(world, unknown);
+        Some(agent)
+    });
+    agents.collect()
+}
+
+/// Adds each part of `list` to what is known under its name; names that are not in `all` go to `others`.
+fn join<'a, T>(
+    all: &mut [Named<'a>],
+    others: &mut BTreeMap<&'a AgentName, Parts<'a>>,
+    list: &'a BTreeMap<AgentName, T>,
+    add: impl Fn(&mut Parts<'a>, &'a T),
+) {
+    let mut at = 0;
+    for (name, part) in list {
+        let found = seek(all, at, name);
+        let (Ok(next) | Err(next)) = found;
+        at = next;
+        match all.get_mut(at).filter(|_| found.is_ok()) {
+            Some((_, parts)) => add(parts, part),
+            None => add(others.entry(name).or_default(), part),
+        }
+    }
+}
+
+/// Where `name` is, or would be, in `all` from `from` on: looked for in steps that double, for it is mostly near.
+fn seek(all: &[Named<'_>], from: usize, name: &AgentName) -> Result<usize, usize> {
+    let (mut low, mut step) = (from, 1);
+    while all.get(low + step - 1).is_some_and(|(entry, _)| *entry < name) {
+        low += step;
+        step *= 2;
+    }
+    let window = all.get(low..all.len().min(low + step)).unwrap_or_default();
+    let found = window.binary_search_by(|(entry, _)| (*entry).cmp(name));
+    found.map(|at| low + at).map_err(|at| low + at)
 }
 
 impl<'a> Parts<'a> {
-    fn add(&mut self, part: &Part<'a>) {
-        match part {
-            Part::Units(provider, units) => {
-                // Two of one name: the older one is the agent, the younger goes (see `duplicates`).
-                let age = |known: &UnitState| (known.unit.created, known.unit.uid.clone());
-                let eldest = units.values().min_by_key(|known| (known.unit.created, &known.unit.uid));
-                let Some(unit) = eldest else { return };
-                self.twins |= units.len() > 1 || self.unit.is_some();
-                if self.unit.is_none_or(|(_, known)| age(unit) < age(known)) {
-                    self.unit = Some((provider, unit));
-                }
-            }
-            Part::Flight(flight) => self.flight = Some(flight),
-            Part::Node(master, node) => {
-                self.node.get_or_insert((master, node));
-            }
-            Part::Memory(memory) => self.memory = Some(memory),
+    /// Two of one name: the older one is the agent, the younger goes (see `duplicates`).
+    fn add_units(&mut self, provider: &'a ProviderName, units: &'a BTreeMap<Uid, UnitState>) {
+        let age = |known: &'a UnitState| (known.unit.created, &known.unit.uid);
+        let Some(unit) = units.values().min_by_key(|known| age(known)) else { return };
+        self.twins |= units.len() > 1 || self.unit.is_some();
+        if self.unit.is_none_or(|(_, known)| age(unit) < age(known)) {
+            self.unit = Some((provider, unit));
         }
     }
 
@@ -252,10 +271,13 @@ struct Kind<'a> {
     provider: &'a ProviderName,
     master: Option<&'a MasterName>,
     settings: Option<&'a LabelSettings>,
+    provider_known: bool,
+    master_known: bool,
 }
 
 impl<'a> Kinds<'a> {
-    fn tell(&mut self, world: &'a World, agent: &mut Agent<'a>) {
+    /// Says what kind the agent is, and what of it is not configured any more.
+    fn tell(&mut self, world: &'a World, agent: &mut Agent<'a>) -> Option<HeldReason> {
         let alike = |kind: &Kind<'_>| kind.provider == agent.provider && kind.master == agent.master;
         let last = self.last.filter(|(kind, label)| *label == agent.label && alike(kind));
         let kind = last.map(|(kind, _)| kind).unwrap_or_else(|| {
@@ -263,7 +285,10 @@ impl<'a> Kinds<'a> {
             of_label.iter().copied().find(alike).unwrap_or_else(|| {
                 let settings = world.settings.labels.get(agent.label);
                 let (provider, master) = (agent.provider, agent.master);
-                let kind = Kind { number: self.count, provider, master, settings };
+                let provider_known = world.providers.contains_key(provider);
+                let master_known = master.is_none_or(|master| world.masters.contains_key(master));
+                let number = self.count;
+                let kind = Kind { number, provider, master, settings, provider_known, master_known };
                 self.count += 1;
                 of_label.push(kind);
                 kind
@@ -272,19 +297,22 @@ impl<'a> Kinds<'a> {
         self.last = Some((kind, agent.label));
         agent.kind = kind.number;
         agent.settings = kind.settings;
+        match (kind.provider_known, kind.master_known) {
+            (false, _) => Some(HeldReason::ProviderUnknown),
+            (true, false) => Some(HeldReason::MasterUnknown),
+            (true, true) => None,
+        }
     }
 }
 
 impl<'a> Agent<'a> {
-    fn derive(&self, world: &World) -> AgentState {
+    /// `unknown`: what of its kind is not configured any more.
+    fn derive(&self, world: &World, unknown: Option<HeldReason>) -> AgentState {
         if let Some(text) = self.unit.and_then(|unit| unit.unit.marks.held.as_ref()) {
             return AgentState::Held(HeldReason::Marked { text: text.clone() });
         }
-        if !world.providers.contains_key(self.provider) {
-            return AgentState::Held(HeldReason::ProviderUnknown);
-        }
-        if self.master.is_some_and(|master| !world.masters.contains_key(master)) {
-            return AgentState::Held(HeldReason::MasterUnknown);
+        if let Some(unknown) = unknown {
+            return AgentState::Held(unknown);
         }
         let Some(unit) = self.unit else {
             let launching = self.flight.is_some_and(|flight| matches!(flight.step, Step::Launch(_)));

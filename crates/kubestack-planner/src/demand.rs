@@ -102,8 +102,10 @@ pub(crate) fn read(world: &World, agents: &[Agent<'_>]) -> DemandView {
         let Some(snapshot) = &state.snapshot else { continue };
         let mut consumed = Consumed::new(world, settings, snapshot);
         // By what the jobs need, and whether they have ids.
-        let mut tallies: BTreeMap<(&BTreeSet<LabelName>, bool), Tally> = BTreeMap::new();
-        for (demand, since) in snapshot.demands.iter().zip(&state.since) {
+        let mut tallies: Vec<Tally> = Vec::new();
+        tallies.resize_with(state.kinds.len(), Tally::default);
+        let dated = snapshot.demands.iter().zip(&state.since);
+        for ((demand, since), kind) in dated.zip(&state.kind_of) {
             if demand.needs.is_empty() {
                 view.foreign = view.foreign.saturating_add(demand.waiting);
                 continue;
@@ -114,10 +116,7 @@ pub(crate) fn read(world: &World, agents: &[Agent<'_>]) -> DemandView {
                 view.bound_ids.insert(id.clone());
             }
             let waiting = if consumed.takes(demand) { 0 } else { demand.waiting };
-            if waiting == 0 {
-                continue;
-            }
-            let tally = tallies.entry((&demand.needs, demand.id.is_some())).or_default();
+            let Some(tally) = tallies.get_mut(*kind).filter(|_| waiting > 0) else { continue };
             tally.since = older(tally.since, Some(*since));
             match (&demand.id, demand.binding) {
                 (Some(id), Binding::Bound) if !stale => {
@@ -130,9 +129,10 @@ pub(crate) fn read(world: &World, agents: &[Agent<'_>]) -> DemandView {
         }
         let mut begun = consumed.rest();
         let mut own: BTreeMap<ClassKey, Tally> = BTreeMap::new();
-        for ((needs, ids), mut tally) in tallies {
+        let kinds = state.kinds.iter().zip(tallies);
+        for ((needs, ids), mut tally) in kinds.filter(|(_, tally)| tally.since.is_some()) {
             let key = ClassKey { masters: settings.masters.clone(), needs: needs.clone() };
-            let began = take_begun(&mut begun, &key, ids, tally.waiting.max(tally.stale));
+            let began = take_begun(&mut begun, &key, *ids, tally.waiting.max(tally.stale));
             tally.waiting = tally.waiting.saturating_sub(began);
             tally.stale = tally.stale.saturating_sub(began);
             let into = own.entry(key).or_default();

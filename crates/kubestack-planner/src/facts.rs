@@ -175,8 +175,9 @@ impl World {
         if !seen.is_empty() {
             self.memory.first_seen.insert(source, seen);
         }
+        let (kinds, kind_of) = kinds(&snapshot);
         let health = Health { heard: Some(now), error: None };
-        *state = DemandState { snapshot: Some(snapshot), since: ages, health };
+        *state = DemandState { snapshot: Some(snapshot), since: ages, kinds, kind_of, health };
         self.forget_gone();
     }
 
@@ -646,6 +647,24 @@ impl World {
         }
         keep
     }
+}
+
+/// The combinations of labels and having an id among the demands, sorted, and which of them each demand is.
+fn kinds(snapshot: &DemandSnapshot) -> (Vec<(BTreeSet<LabelName>, bool)>, Vec<usize>) {
+    let mut first: BTreeMap<(&BTreeSet<LabelName>, bool), usize> = BTreeMap::new();
+    let mut kind_of = Vec::with_capacity(snapshot.demands.len());
+    for demand in &snapshot.demands {
+        let next = first.len();
+        kind_of.push(*first.entry((&demand.needs, demand.id.is_some())).or_insert(next));
+    }
+    let mut place = vec![0; first.len()];
+    for (sorted, met) in first.values().enumerate() {
+        place.get_mut(*met).into_iter().for_each(|place| *place = sorted);
+    }
+    for kind in &mut kind_of {
+        *kind = place.get(*kind).copied().unwrap_or(0);
+    }
+    (first.into_keys().map(|(needs, ids)| (needs.clone(), ids)).collect(), kind_of)
 }
 
 /// What an error of that kind makes wait: the agent, launches like this one, or the whole system.

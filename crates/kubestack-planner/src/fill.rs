@@ -54,6 +54,16 @@ impl PartialEq for Contender {
 
 impl Eq for Contender {}
 
+/// Why a class gets nothing now.
+struct Obstacle<'w> {
+    /// What stands in the way at the place nearest to a launch.
+    blocker: Blocker,
+    /// That place; `None`: there is no place at all.
+    place: Option<Place<'w>>,
+    /// When time alone may open one of its places.
+    lifted: Option<Moment>,
+}
+
 /// Fills what room there is, and lets go of what nobody wants.
 pub(crate) struct Filling<'a, 'w> {
     pub world: &'w World,
@@ -152,7 +162,7 @@ impl<'a, 'w> Filling<'a, 'w> {
                         heap.push(contender);
                     }
                 }
-                Err((blocker, place)) => {
+                Err(Obstacle { blocker, place, lifted }) => {
                     let full = place.map(|place| self.waits_for_room(&blocker, place)).unwrap_or_default();
                     self.reserve(&full);
                     if !full.is_empty() {
@@ -165,12 +175,7 @@ impl<'a, 'w> Filling<'a, 'w> {
                             verdict.waits_for.insert(agent);
                         }
                     }
-                    for place in self.places(&class.key) {
-                        self.blocker(place)
-                            .and_then(|blocker| blocker.until())
-                            .into_iter()
-                            .for_each(|at| draft.wake(at));
-                    }
+                    lifted.into_iter().for_each(|at| draft.wake(at));
                     verdict.blocked = Some(blocker);
                 }
             }
@@ -195,15 +200,16 @@ impl<'a, 'w> Filling<'a, 'w> {
     }
 
     /// The first eligible place with room; otherwise what stands in the way at the place nearest to it.
-    fn place(&self, key: &'w ClassKey) -> Result<Place<'w>, (Blocker, Option<Place<'w>>)> {
-        let mut nearest: Option<(Blocker, Place<'w>)> = None;
+    fn place(&self, key: &'w ClassKey) -> Result<Place<'w>, Obstacle<'w>> {
+        let mut nearest = Obstacle { blocker: Blocker::Nowhere, place: None, lifted: None };
         for place in self.places(key) {
             let Some(blocker) = self.blocker(place) else { return Ok(place) };
-            if nearest.as_ref().is_none_or(|(known, _)| blocker.distance() < known.distance()) {
-                nearest = Some((blocker, place));
+            nearest.lifted = nearest.lifted.into_iter().chain(blocker.until()).min();
+            if nearest.place.is_none() || blocker.distance() < nearest.blocker.distance() {
+                (nearest.blocker, nearest.place) = (blocker, Some(place));
             }
         }
-        Err(nearest.map_or((Blocker::Nowhere, None), |(blocker, place)| (blocker, Some(place))))
+        Err(nearest)
     }
 
     /// What stands in the way of one more launch there, the claims of others included.

@@ -178,7 +178,8 @@ pub(crate) struct Room<'a> {
     /// Agents not attached yet, by label and provider: a half-open breaker lets one through.
     unproven: BTreeMap<(&'a LabelName, &'a ProviderName), u32>,
     /// Steps under way by system.
-    flights: BTreeMap<Target, u32>,
+    to_providers: BTreeMap<&'a ProviderName, u32>,
+    to_masters: BTreeMap<&'a MasterName, u32>,
 }
 
 impl<'a> Room<'a> {
@@ -192,12 +193,11 @@ impl<'a> Room<'a> {
             providers: BTreeMap::new(),
             since_read: BTreeMap::new(),
             unproven: BTreeMap::new(),
-            flights: BTreeMap::new(),
+            to_providers: BTreeMap::new(),
+            to_masters: BTreeMap::new(),
         };
         for flight in world.flights.values() {
-            for target in flight.step.targets() {
-                *room.flights.entry(target).or_insert(0) += 1;
-            }
+            room.send(flight.step.systems());
         }
         // Agents that are alike take the same room: counted first, looked up once.
         let mut tallies: Vec<Tally<'a>> = Vec::new();
@@ -255,20 +255,33 @@ impl<'a> Room<'a> {
     /// Takes the room of one more launch.
     pub fn take(&mut self, place: Place<'a>) {
         self.count(&Tally { holds: 1, since_read: 1, unproven: 1, ..Tally::of(place) });
-        *self.flights.entry(Target::Provider(place.provider.clone())).or_insert(0) += 1;
-        if let Some(master) = place.master {
-            *self.flights.entry(Target::Master(master.clone())).or_insert(0) += 1;
+        self.send((Some(place.provider), place.master));
+    }
+
+    /// One more step is under way towards these.
+    fn send(&mut self, (provider, master): (Option<&ProviderName>, Option<&MasterName>)) {
+        let world = self.world;
+        if let Some((provider, _)) = provider.and_then(|name| world.providers.get_key_value(name)) {
+            *self.to_providers.entry(provider).or_insert(0) += 1;
         }
+        if let Some((master, _)) = master.and_then(|name| world.masters.get_key_value(name)) {
+            *self.to_masters.entry(master).or_insert(0) += 1;
+        }
+    }
+
+    /// Whether one more step towards these may be under way.
+    fn may_send(&self, (provider, master): (Option<&ProviderName>, Option<&MasterName>)) -> bool {
+        let most = self.world.settings.policy.concurrency;
+        let below = |count: Option<&u32>| count.is_none_or(|count| *count < most);
+        below(provider.and_then(|name| self.to_providers.get(name)))
+            && below(master.and_then(|name| self.to_masters.get(name)))
     }
 
     /// Whether one more step towards the systems of `step` may be under way; takes the place if so.
     pub fn fly(&mut self, step: &Step) -> bool {
-        let most = self.world.settings.policy.concurrency;
-        let free = step.targets().all(|target| self.flights.get(&target).is_none_or(|count| *count < most));
+        let free = self.may_send(step.systems());
         if free {
-            for target in step.targets() {
-                *self.flights.entry(target).or_insert(0) += 1;
-            }
+            self.send(step.systems());
         }
         free
     }
@@ -348,10 +361,6 @@ impl<'a> Room<'a> {
         if !listed || world.is_stale(provider.health.heard) {
             return Some(Blocker::ProviderStale { provider: place.provider.clone() });
         }
-        let mut targets = vec![
-            Target::Provider(place.provider.clone()),
-            Target::Launches(place.label.clone(), place.provider.clone()),
-        ];
         if let Some(name) = place.master {
             let master = world.masters.get(name)?;
             if master.began.is_none() || world.is_stale(master.health.heard) {
@@ -360,21 +369,24 @@ impl<'a> Room<'a> {
             if master.quiet {
                 return Some(Blocker::MasterQuiet { master: name.clone() });
             }
-            targets.push(Target::Master(name.clone()));
         }
-        for target in &targets {
-            if let Some(backoff) = world.backoff.get(target).filter(|backoff| backoff.until > world.now) {
-                return Some(Blocker::Backoff { until: backoff.until, error: backoff.error.clone() });
-            }
+        let blocker = self.backed_off(place).or_else(|| self.breaker(place.label, place.provider));
+        blocker
+            .or_else(|| (!self.may_send((Some(place.provider), place.master))).then_some(Blocker::InFlight))
+    }
+
+    /// What failed a moment ago, or asked to wait.
+    fn backed_off(&self, place: Place<'_>) -> Option<Blocker> {
+        let world = self.world;
+        if world.backoff.is_empty() {
+            return None;
         }
-        if let Some(blocker) = self.breaker(place.label, place.provider) {
-            return Some(blocker);
-        }
-        let most = world.settings.policy.concurrency;
-        targets
-            .iter()
-            .any(|target| self.flights.get(target).is_some_and(|count| *count >= most))
-            .then_some(Blocker::InFlight)
+        let (label, provider) = (place.label.clone(), place.provider.clone());
+        let own = [Target::Provider(provider.clone()), Target::Launches(label, provider)];
+        let targets = own.into_iter().chain(place.master.cloned().map(Target::Master));
+        let mut found = targets.filter_map(|target| world.backoff.get(&target));
+        let backoff = found.find(|backoff| backoff.until > world.now)?;
+        Some(Blocker::Backoff { until: backoff.until, error: backoff.error.clone() })
     }
 
     /// What stops every launch.

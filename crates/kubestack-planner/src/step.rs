@@ -139,16 +139,21 @@ impl Step {
         }
     }
 
-    /// The systems it talks to.
-    pub fn targets(&self) -> impl Iterator<Item = Target> {
-        let (provider, master) = match self {
+    /// The provider and the master that it talks to.
+    pub fn systems(&self) -> (Option<&ProviderName>, Option<&MasterName>) {
+        match self {
             Self::Launch(launch) => (Some(&launch.provider), launch.master.as_ref()),
             Self::ReEnrol { master, .. }
             | Self::Connect { master, .. }
             | Self::Drain { master, .. }
             | Self::RemoveNode { master, .. } => (None, Some(master)),
             Self::Destroy { provider, .. } | Self::Mark { provider, .. } => (Some(provider), None),
-        };
+        }
+    }
+
+    /// The same, as what a back-off may be about.
+    pub fn targets(&self) -> impl Iterator<Item = Target> {
+        let (provider, master) = self.systems();
         let provider = provider.cloned().map(Target::Provider);
         provider.into_iter().chain(master.cloned().map(Target::Master))
     }

@@ -10,7 +10,7 @@ use kubestack_core::provider::Unit;
 use kubestack_core::resources::Resources;
 use kubestack_core::time::Moment;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All observations, settings, steps in flight, and the time. Changed only by [`World::apply`].
 #[derive(Clone, Debug)]
@@ -92,6 +92,11 @@ pub struct DemandState {
     pub snapshot: Option<DemandSnapshot>,
     /// Since when each demand of it waits, in the same order.
     pub since: Vec<Moment>,
+    /// What its demands need, and whether they have ids: each combination once, for a look is planned from many
+    /// times and most of its demands are alike.
+    pub kinds: Vec<(BTreeSet<LabelName>, bool)>,
+    /// Which of `kinds` each demand is, in the same order.
+    pub kind_of: Vec<usize>,
     /// How the source answers.
     pub health: Health,
 }
