@@ -337,14 +337,20 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Whether the master, which would show the node if it knew it, was read later and did not.
+    /// Whether the master, which would show the node if it knew it, was read and did not, by a read that began after
+    /// it was told to expect the agent.
     fn is_missing(&self, world: &World) -> bool {
         let settings = self.master.and_then(|master| world.settings.masters.get(master));
         let lists = settings.is_some_and(|settings| settings.capabilities.lists_agents);
         let known = lists || self.memory.is_some_and(|memory| memory.attached);
-        let read = self.master.and_then(|master| world.masters.get(master)).and_then(|state| state.began);
-        let later = read.zip(self.memory).is_some_and(|(read, memory)| read > memory.first_seen);
+        let told = self.memory.and_then(|memory| memory.unit_seen);
+        let later = self.master_read(world).zip(told).is_some_and(|(read, told)| read > told);
         known && later && self.flight.is_none_or(|flight| !matches!(flight.step, Step::Launch(_)))
+    }
+
+    /// When the last read of its master began.
+    pub fn master_read(&self, world: &World) -> Option<Moment> {
+        self.master.and_then(|master| world.masters.get(master)).and_then(|state| state.began)
     }
 
     /// The state of an agent whose unit lives and whose node exists.

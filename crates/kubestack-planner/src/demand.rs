@@ -87,7 +87,9 @@ struct Tally {
 /// Reads all demand, less what agents have begun to serve since each look began.
 pub(crate) fn read(world: &World, agents: &[Agent<'_>]) -> DemandView {
     let mut view = DemandView::default();
-    let served: BTreeSet<&str> = agents.iter().filter_map(|agent| agent.bound).collect();
+    // A node that is left of an agent serves nobody.
+    let served = agents.iter().filter(|agent| agent.state != AgentState::Orphan);
+    let served: BTreeSet<&str> = served.filter_map(|agent| agent.bound).collect();
     // Sources of one group are views of one queue; a source without a group is a group of its own.
     let mut groups: BTreeMap<(bool, &str), BTreeMap<ClassKey, Tally>> = BTreeMap::new();
     for (name, settings) in &world.settings.sources {

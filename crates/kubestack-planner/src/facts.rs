@@ -278,6 +278,7 @@ impl World {
         }
         let Some(memory) = self.memory.agents.get_mut(&unit.name) else { return };
         memory.gone = None;
+        memory.unit_seen.get_or_insert(now);
         memory.never_launched = false;
         memory.was_held |= unit.marks.held.is_some();
         if let Some(job) = &unit.marks.used
@@ -627,7 +628,17 @@ impl World {
     }
 
     fn keeps(&mut self, name: &AgentName, memory: &mut AgentMemory, settled: Moment) -> bool {
-        // Where it should be is asked first: that is where it nearly always is.
+        // Where it should be is asked first: that is where it nearly always is. Before its systems were seen at all,
+        // after a restart, nobody knows that it is gone.
+        let unseen = self.providers.get(&memory.provider).is_some_and(|state| state.complete.is_none())
+            || memory
+                .master
+                .as_ref()
+                .and_then(|master| self.masters.get(master))
+                .is_some_and(|state| state.began.is_none());
+        if unseen {
+            return true;
+        }
         let unit = |state: &ProviderState| state.units.contains_key(name);
         let node = |state: &MasterState| state.nodes.contains_key(name);
         let there = self.providers.get(&memory.provider).is_some_and(unit)

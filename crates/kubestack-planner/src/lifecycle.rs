@@ -331,7 +331,7 @@ impl Way<'_> {
             return;
         }
         let restarted = agent.memory.is_some_and(|memory| memory.forgotten);
-        let missing = agent.memory.and_then(|memory| memory.node_missing);
+        let missing = agent.memory.and_then(|memory| memory.node_missing.or(memory.unit_seen));
         let since = missing.unwrap_or_else(|| agent.born(world));
         // A master that refuses it for that long does not want it back.
         let in_vain = world.now.since(since) > world.settings.policy.forgotten_grace * 2;
@@ -345,7 +345,14 @@ impl Way<'_> {
             draft.step(step, Reason::Forgotten);
             return;
         }
-        if draft.due(world.now, since + world.settings.policy.forgotten_grace) {
+        let ripe = since + world.settings.policy.forgotten_grace;
+        if !draft.due(world.now, ripe) {
+            return;
+        }
+        if agent.master_read(world).is_none_or(|read| read < ripe) {
+            // It may be back since the last look.
+            self.look(draft);
+        } else {
             let cause = FailureCause::NodeRemoved;
             self.fail(cause, draft);
             let reason = if agent.is_used() { Reason::Done } else { Reason::Failed { cause } };

@@ -36,6 +36,9 @@ pub struct AgentMemory {
     pub class: BTreeSet<LabelName>,
     /// The request of the operator that it was launched for.
     pub request: Option<u64>,
+    /// When its unit was first seen: by then its master had been told to expect it.
+    #[serde(default)]
+    pub unit_seen: Option<Moment>,
     /// It was seen attached.
     pub attached: bool,
     /// Since when it is as idle, or as offline, as it is.
@@ -87,6 +90,7 @@ impl AgentMemory {
             master,
             class: BTreeSet::new(),
             request: None,
+            unit_seen: None,
             attached: false,
             since: None,
             used: None,

@@ -590,3 +590,43 @@ fn agents_of_the_leader_before_are_supply() {
     stage.see(1, &[(&pending, Seen::Pending(None)), (&idle, Seen::Idle)]);
     assert!(stage.told(1).is_empty());
 }
+
+#[test]
+fn what_the_operator_asked_for_outlasts_a_restart_that_sees_demand_first() {
+    let a = who("a", 1);
+    let mut before = Stage::new(simple());
+    before.demand(1, "m", vec![]).see(1, &[(&a, Seen::Busy)]);
+    before.world.intent.deletes.insert(a.name(), false);
+    let mut stage = Stage::new(simple());
+    stage.world.memory = before.world.memory;
+    stage.world.intent = before.world.intent;
+    stage.demand(10, "m", vec![]).demand(11, "m", vec![]).demand(12, "m", vec![]);
+    stage.see(13, &[(&a, Seen::Idle)]);
+    assert!(stage.world.intent.deletes.contains_key(&a.name()));
+    assert_eq!(state(&stage, &a.name()), Some(AgentState::Done), "it was busy before the restart");
+}
+
+#[test]
+fn a_look_that_began_before_the_agent_was_enrolled_does_not_miss_it() {
+    let mut stage = Stage::new(simple());
+    stage.see(1, &[]).demand(2, "m", vec![count(1, &["a"])]);
+    let plan = stage.plan(2);
+    let Step::Launch(launch) = plan.steps[0].step.clone() else { panic!("a launch") };
+    let a = Who::launched(&stage, &launch, 3);
+    stage.fact(2, Fact::Sent(plan.steps[0].step.clone()));
+    // It begins after the launch was sent, but the node is made only later; the answer of the launch is lost.
+    stage.see_nodes(3, &[]);
+    stage.fact(4, Fact::UnitApplied("p".into(), a.unit(UnitPhase::Running)));
+    stage.fact(5, Fact::Ended(a.name(), Outcome::Unknown));
+    assert_eq!(state(&stage, &a.name()), Some(AgentState::Launching));
+    stage.see_nodes(6, &[]);
+    assert_eq!(state(&stage, &a.name()), Some(AgentState::Forgotten));
+}
+
+#[test]
+fn a_node_that_is_left_of_an_agent_serves_no_bound_job() {
+    let left = who("a", 1).bound("j");
+    let mut stage = Stage::new(simple());
+    stage.demand(1, "m", vec![job("j", &["a"]).bound()]).see(1, &[(&left, Seen::NodeOnly)]);
+    same(&stage.told(1), &["launch a on p for m (j): demand"]);
+}
