@@ -4,6 +4,7 @@ use crate::audit::Audit;
 use crate::command::{self, Handle, Request};
 use crate::coordination::{Coordination, Leadership};
 use crate::execute::{Executor, Report};
+use crate::explain::Explainer;
 use crate::observe::{self, Observer};
 use crate::retry::pause;
 use crate::status::status;
@@ -12,12 +13,11 @@ use crate::tasks::{TaskSet, TaskSpawner};
 use kubestack_core::context::{Clock, SourceContext, Spawner};
 use kubestack_core::error::{Error, Result};
 use kubestack_core::label::LabelSpec;
-use kubestack_core::master::{CiMaster, Explanation};
 use kubestack_core::name::{AgentName, InstanceName, LabelName, MasterName, SourceName};
 use kubestack_core::time::Moment;
 use kubestack_planner::facts::backoff_target;
 use kubestack_planner::settings::{Settings, SourceSettings};
-use kubestack_planner::{Fact, Intent, Outcome, Plan, Step, World, check, plan, words};
+use kubestack_planner::{Fact, Intent, Outcome, Plan, Step, World, check, plan};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -32,8 +32,6 @@ const DEBOUNCE: Duration = Duration::from_millis(3);
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Free capacity changes slowly, and asking costs the platform something.
 const CAPACITY_EVERY: Duration = Duration::from_secs(60);
-/// The users of a CI system are told no more often than this.
-const EXPLAIN_EVERY: Duration = Duration::from_secs(2);
 
 /// What is to be run: labels, limits and policy. The systems come with the builder.
 #[derive(Clone, Debug)]
@@ -144,7 +142,7 @@ struct Leader {
     end_of: mpsc::Sender<(Step, Report)>,
     labels: BTreeMap<SourceName, watch::Sender<Arc<SourceContext>>>,
     pokes: BTreeMap<MasterName, Arc<Notify>>,
-    reasons: BTreeMap<MasterName, watch::Sender<Vec<Explanation>>>,
+    explainers: BTreeMap<MasterName, Explainer>,
     audit: Audit,
     counters: BTreeMap<String, u64>,
     saved_intent: Intent,
@@ -210,7 +208,7 @@ impl Leader {
             end_of,
             labels: BTreeMap::new(),
             pokes: BTreeMap::new(),
-            reasons: BTreeMap::new(),
+            explainers: BTreeMap::new(),
             audit,
             counters: BTreeMap::new(),
             saved_intent,
@@ -238,10 +236,9 @@ impl Leader {
             let every = self.setup.master_poll;
             let task = observe::master(observer.clone(), name.clone(), master.clone(), every, poke);
             self.spawner.spawn(&format!("master {name}"), Box::pin(task));
-            let (reasons, receive) = watch::channel(Vec::new());
-            self.reasons.insert(name.clone(), reasons);
             let deadline = self.setup.settings.policy.step_deadline;
-            let task = explain(self.clock.clone(), name.clone(), master, deadline, receive);
+            let (explainer, task) = Explainer::new(self.clock.clone(), name.clone(), master, deadline);
+            self.explainers.insert(name.clone(), explainer);
             self.spawner.spawn(&format!("explain {name}"), Box::pin(task));
         }
         let pokes: Vec<_> = self.pokes.values().cloned().collect();
@@ -352,7 +349,9 @@ impl Leader {
         for poke in plan.looks.iter().filter_map(|master| self.pokes.get(master)) {
             poke.notify_one();
         }
-        self.tell_reasons(&plan);
+        for (master, explainer) in &mut self.explainers {
+            explainer.tell(master, &self.world, &plan);
+        }
         self.last = plan;
     }
 
@@ -388,25 +387,6 @@ impl Leader {
 
     fn count(&mut self, what: &str) {
         *self.counters.entry(what.to_owned()).or_insert(0) += 1;
-    }
-
-    /// Tells the users of each CI system why their jobs wait, where that has changed.
-    fn tell_reasons(&mut self, plan: &Plan) {
-        let known = |class: &kubestack_planner::ClassReport| class.blocked.is_some();
-        let reason = |class: &kubestack_planner::ClassReport| (class.class.clone(), class.blocked.clone());
-        let before: Vec<_> = self.last.classes.iter().filter(|class| known(class)).map(reason).collect();
-        let after: Vec<_> = plan.classes.iter().filter(|class| known(class)).map(reason).collect();
-        if before == after {
-            return;
-        }
-        for (master, reasons) in &self.reasons {
-            let classes = plan.classes.iter().filter(|class| known(class));
-            let told = classes.filter(|class| class.class.masters.contains(master)).map(|class| {
-                let labels = class.class.needs.iter().map(ToString::to_string).collect();
-                Explanation::new(None, labels, words::class(class, self.world.now))
-            });
-            reasons.send_replace(told.collect());
-        }
     }
 
     async fn answer(&mut self, request: Request) {
@@ -527,37 +507,5 @@ impl Leader {
         }
         self.save(true).await;
         tracing::info!(under_way = self.world.flights.len(), "stopped; agents and their jobs go on");
-    }
-}
-
-/// Tells one master's users why their jobs wait, whenever that changed, until it has heard.
-async fn explain(
-    clock: Arc<dyn Clock>,
-    name: MasterName,
-    master: Arc<dyn CiMaster>,
-    deadline: Duration,
-    mut reasons: watch::Receiver<Vec<Explanation>>,
-) {
-    let mut failures = 0;
-    while reasons.changed().await.is_ok() {
-        let told = reasons.borrow_and_update().clone();
-        let heard = tokio::select! {
-            biased;
-            heard = master.explain(&told) => heard,
-            () = clock.sleep(deadline) => Err(Error::transient("no answer")),
-        };
-        let rest = match heard {
-            Ok(()) => {
-                failures = 0;
-                EXPLAIN_EVERY
-            }
-            Err(error) => {
-                tracing::debug!(master = %name, %error, "cannot tell the users of the CI system why jobs wait");
-                reasons.mark_changed();
-                failures += 1;
-                pause(error.kind, failures, name.as_str()).max(EXPLAIN_EVERY)
-            }
-        };
-        clock.sleep(rest).await;
     }
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod coordination;
 mod engine;
 mod execute;
+mod explain;
 mod observe;
 mod retry;
 pub mod secrets;
