@@ -1,6 +1,7 @@
 //! The whole engine in virtual time, against systems that fail in every way that one seed can draw.
 
 mod clock;
+mod oracle;
 mod plugins;
 mod rng;
 mod run;

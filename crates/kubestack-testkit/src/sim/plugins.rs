@@ -10,7 +10,9 @@ use kubestack_core::completion::{Completion, CompletionSource};
 use kubestack_core::context::{Clock, SourceContext};
 use kubestack_core::demand::{DemandSnapshot, DemandSource};
 use kubestack_core::error::{Error, ErrorKind, Result};
-use kubestack_core::master::{CiMaster, EnrolOutcome, EnrolRequest, Enrolment, MasterCapabilities, OneJob};
+use kubestack_core::master::{
+    CiMaster, EnrolOutcome, EnrolRequest, Enrolment, Explanation, MasterCapabilities, OneJob,
+};
 use kubestack_core::name::{AgentName, ProviderName};
 use kubestack_core::provider::{
     DestroyRequest, LaunchRequest, MarkPatch, ProviderCapabilities, SlaveProvider, Unit, UnitRef, UnitWatch,
@@ -168,6 +170,7 @@ impl UnitWatch for SimWatch {
             self.next = Some(next);
             return Ok(event);
         };
+        let mut quiet = self.sim.clock.sleep(Duration::from_secs(4));
         loop {
             let changed = self.sim.changed.notified();
             let found = self.sim.look(|truth| {
@@ -189,8 +192,8 @@ impl UnitWatch for SimWatch {
             let as_of = self.sim.clock.now();
             tokio::select! {
                 biased;
+                () = &mut quiet => return Ok(WatchEvent::Current { as_of }),
                 () = changed => {}
-                () = self.sim.clock.sleep(Duration::from_secs(4)) => return Ok(WatchEvent::Current { as_of }),
             }
         }
     }
@@ -287,6 +290,10 @@ impl CiMaster for SimMaster {
     async fn remove(&self, agent: &AgentName, despite_busy: bool) -> Result<()> {
         let effect = Effect::Remove { queue: self.name.clone(), agent: agent.clone(), despite_busy };
         self.sim.call(effect).await.map(drop)
+    }
+
+    async fn explain(&self, reasons: &[Explanation]) -> Result<()> {
+        self.sim.read(|truth| truth.told.insert(self.name.clone(), reasons.to_vec())).await.map(drop)
     }
 
     fn demand(&self) -> Option<Box<dyn DemandSource>> {

@@ -209,7 +209,14 @@ impl Stage {
                         stopping = true;
                         stop.notify_one();
                     }
-                    Meddling::NewTemplates => wishes.push(self.new_templates(handle)),
+                    Meddling::NewTemplates => {
+                        self.new_templates();
+                        wishes.push(self.reconfigure(handle));
+                    }
+                    Meddling::NewLimits => {
+                        self.new_limits();
+                        wishes.push(self.reconfigure(handle));
+                    }
                     Meddling::ForgetMemory => self.coordination.forget(),
                     what => wishes.extend(
                         self.meddle(what, now).into_iter().map(|command| wish(handle, command, &unheard)),
@@ -220,7 +227,10 @@ impl Stage {
             let ready: Vec<Command> =
                 self.later.iter().filter(|wish| due(wish)).map(|(_, wish)| wish.clone()).collect();
             self.later.retain(|wish| !due(wish));
-            wishes.extend(ready.into_iter().map(|command| wish(handle, command, &unheard)));
+            for command in ready {
+                self.sim.look(|truth| truth.say(format!("-- {command:?}")));
+                wishes.push(wish(handle, command, &unheard));
+            }
         }
     }
 
@@ -251,10 +261,29 @@ impl Stage {
         })
     }
 
-    fn new_templates(&mut self, handle: &Handle) -> Running {
+    fn new_templates(&mut self) {
         for spec in self.setup.labels.values_mut() {
             spec.image = spec.image.take().map(|image| format!("{image}'"));
         }
+    }
+
+    fn new_limits(&mut self) {
+        let settings = &mut self.setup.settings;
+        let limits = settings.labels.values_mut().map(|label| &mut label.limit);
+        let limits = limits.chain(settings.providers.values_mut().map(|provider| &mut provider.limit));
+        let limits = limits.chain(settings.masters.values_mut().map(|master| &mut master.limit));
+        for limit in limits.chain([&mut settings.limit]) {
+            limit.agents = self.rng.chance(500).then(|| self.rng.count(1, 6));
+        }
+        let settings = settings.clone();
+        self.sim.look(|truth| {
+            truth.scenario.setup.settings = settings;
+            // What was sent under the old limits lands beside what is judged by the new ones.
+            truth.handover = truth.handover.max(truth.now + HANDOVER);
+        });
+    }
+
+    fn reconfigure(&self, handle: &Handle) -> Running {
         let (handle, setup) = (handle.clone(), self.setup.clone());
         Box::pin(async move {
             let _ = handle.reconfigure(setup).await;

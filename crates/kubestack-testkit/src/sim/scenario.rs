@@ -73,6 +73,8 @@ pub enum Meddling {
     Hold,
     /// The templates of all labels change.
     NewTemplates,
+    /// The limits change, up or down.
+    NewLimits,
     /// Advisory memory is lost.
     ForgetMemory,
 }
@@ -128,7 +130,7 @@ impl Scenario {
                 setup
                     .settings
                     .labels
-                    .insert(label.clone(), label_settings(master.as_ref(), &providers, &mut rng));
+                    .insert(label.clone(), label_settings(archetype, master.as_ref(), &providers, &mut rng));
             }
             if let Some(master) = &master {
                 let limit = Limit { agents: rng.chance(300).then(|| rng.count(2, 6)), ..Limit::default() };
@@ -180,14 +182,21 @@ fn spec(name: &LabelName, rng: &mut Rng) -> LabelSpec {
     spec
 }
 
-fn label_settings(master: Option<&MasterName>, providers: &[ProviderName], rng: &mut Rng) -> LabelSettings {
+fn label_settings(
+    archetype: Archetype,
+    master: Option<&MasterName>,
+    providers: &[ProviderName],
+    rng: &mut Rng,
+) -> LabelSettings {
     let mut providers = providers.to_vec();
     if rng.chance(500) {
         providers.reverse();
     }
+    let ready = matches!(archetype, Archetype::JenkinsLike | Archetype::SelfEnding);
     LabelSettings {
         limit: Limit { agents: rng.chance(500).then(|| rng.count(1, 4)), ..Limit::default() },
-        min_ready: if master.is_some() && rng.chance(200) { 1 } else { 0 },
+        // Where each agent is made for one job, none can be ready before there is one.
+        min_ready: u32::from(ready && rng.chance(200)),
         weight: rng.count(1, 3),
         providers,
         masters: master.into_iter().cloned().collect(),
@@ -237,6 +246,7 @@ fn meddling(quiet: Duration, rng: &mut Rng) -> Vec<(Duration, Meddling)> {
                 Meddling::Delete,
                 Meddling::Hold,
                 Meddling::NewTemplates,
+                Meddling::NewLimits,
                 Meddling::ForgetMemory,
             ];
             (Duration::from_millis(rng.below(span)), rng.pick(&kinds).copied().unwrap_or(crash))

@@ -1,5 +1,6 @@
-//! What is really the case on the simulated systems, and the oracle that judges each effect by it.
+//! What is really the case on the simulated systems.
 
+use super::oracle::TOLD_WITHIN;
 use super::rng::Rng;
 use super::scenario::{Archetype, Scenario};
 use kubestack_core::agent::{Activity, AgentView, Drained};
@@ -8,9 +9,9 @@ use kubestack_core::completion::{Completion, CompletionEvent};
 use kubestack_core::demand::{Binding, Demand};
 use kubestack_core::error::{Error, Result};
 use kubestack_core::marks::Marks;
+use kubestack_core::master::Explanation;
 use kubestack_core::name::{AgentName, ProviderName, Uid};
 use kubestack_core::provider::{MarkPatch, Unit, UnitPhase, UnitRef, WatchEvent};
-use kubestack_core::resources::Resources;
 use kubestack_core::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -57,6 +58,7 @@ pub(super) enum Event {
     UnitGone(Uid),
     Late(Effect),
     BackInService(String, String),
+    WaitIsJudged(usize, bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,10 @@ pub(super) struct Truth {
     /// Agents that the operator allowed to be taken whatever they do.
     pub condemned: BTreeSet<AgentName>,
     pub exposed: u32,
+    /// Since when each job that was queued waits, or waited last.
+    pub queued: BTreeMap<usize, Moment>,
+    /// What the users of each queue were told.
+    pub told: BTreeMap<String, Vec<Explanation>>,
     sequence: u64,
 }
 
@@ -128,6 +134,8 @@ impl Truth {
             handover: now,
             condemned: BTreeSet::new(),
             exposed: 0,
+            queued: BTreeMap::new(),
+            told: BTreeMap::new(),
             sequence: 0,
         };
         for (index, job) in truth.scenario.jobs.clone().into_iter().enumerate() {
@@ -164,7 +172,7 @@ impl Truth {
         self.trace.push(format!("{at:>8} {text}"));
     }
 
-    fn broken(&mut self, promise: u8, text: String) {
+    pub fn broken(&mut self, promise: u8, text: String) {
         self.say(format!("VIOLATION of promise {promise}: {text}"));
         self.violations.push(Violation { promise, at: self.now, text });
     }
@@ -213,6 +221,7 @@ impl Truth {
                 }
             }
             Event::UnitGone(uid) => self.unit_gone(&uid),
+            Event::WaitIsJudged(job, suspected) => self.judge_wait(job, suspected),
             Event::Late(effect) => {
                 self.say(format!("late: {effect:?}"));
                 let _ = self.effect(effect);
@@ -231,9 +240,13 @@ impl Truth {
             *known = state;
         }
         self.say(format!("job {job} {state:?}"));
+        if state == JobState::Queued {
+            self.queued.insert(job, self.now);
+            self.after(TOLD_WITHIN, Event::WaitIsJudged(job, false));
+        }
     }
 
-    fn archetype(&self, queue: &str) -> Archetype {
+    pub fn archetype(&self, queue: &str) -> Archetype {
         self.scenario.archetype(queue).unwrap_or(Archetype::JenkinsLike)
     }
 
@@ -536,67 +549,9 @@ impl Truth {
         } else {
             self.after(delay, Event::UnitStarts(uid));
         }
-        self.judge_caps();
+        self.judge_caps(&unit.marks);
         self.judge_bound(&unit.marks);
         Ok(Done::Unit(Box::new(unit)))
-    }
-
-    fn judge_caps(&mut self) {
-        if self.now < self.handover {
-            return;
-        }
-        let settings = &self.scenario.setup.settings;
-        let mut sums: BTreeMap<String, (u32, Resources)> = BTreeMap::new();
-        for unit in self.units.values().filter(|unit| unit.unit.phase.holds_capacity()) {
-            let marks = &unit.unit.marks;
-            if marks.instance.as_str() != "sim" {
-                continue;
-            }
-            let own =
-                settings.labels.get(&marks.label).map(|label| label.resources.clone()).unwrap_or_default();
-            let master = marks.master.as_ref().map(|master| format!("master {master}"));
-            let scopes = [
-                "global".to_owned(),
-                format!("label {}", marks.label),
-                format!("provider {}", unit.provider),
-            ];
-            for scope in scopes.into_iter().chain(master) {
-                let sum = sums.entry(scope).or_default();
-                sum.0 += 1;
-                sum.1.add(&own);
-            }
-        }
-        let labels = settings.labels.iter().map(|(name, label)| (format!("label {name}"), &label.limit));
-        let masters = settings.masters.iter().map(|(name, master)| (format!("master {name}"), &master.limit));
-        let providers = settings.providers.iter().map(|(name, its)| (format!("provider {name}"), &its.limit));
-        let global = std::iter::once(("global".to_owned(), &settings.limit));
-        let mut beyond = Vec::new();
-        for (scope, limit) in global.chain(labels).chain(masters).chain(providers) {
-            let Some((agents, resources)) = sums.get(&scope) else { continue };
-            let many = limit.agents.is_some_and(|max| *agents > max);
-            let much = resources
-                .0
-                .iter()
-                .any(|(name, sum)| limit.resources.0.get(name).is_some_and(|max| sum > max));
-            if many || much {
-                beyond.push(format!("the cap of {scope} is exceeded: {agents} agents, {resources:?}"));
-            }
-        }
-        for text in beyond {
-            self.broken(2, text);
-        }
-    }
-
-    fn judge_bound(&mut self, marks: &Marks) {
-        let Some(demand) = &marks.demand else { return };
-        let same = |unit: &&SimUnit| {
-            let own =
-                unit.unit.marks.demand.as_ref() == Some(demand) && unit.unit.marks.master == marks.master;
-            own && unit.unit.phase.holds_capacity() && unit.unit.phase != UnitPhase::Terminating
-        };
-        if self.units.values().filter(same).count() > 1 && self.now >= self.handover {
-            self.broken(7, format!("two agents for bound demand {demand}"));
-        }
     }
 
     fn destroy(&mut self, reference: &UnitRef, only_if_not_started: bool) -> Result<Done> {
@@ -662,42 +617,14 @@ impl Truth {
         demands.extend(counts.into_iter().map(|(needs, count)| Demand::count(count, needs)));
         demands
     }
-
-    /// Whether everything that is to come to rest has.
-    pub fn is_at_rest(&self) -> bool {
-        self.leftovers().is_empty()
-    }
-
-    /// What keeps things from being at rest.
-    pub fn leftovers(&self) -> Vec<(u8, String)> {
-        let mut left = Vec::new();
-        let warm = |label: &str| {
-            self.scenario.setup.settings.labels.get(label).is_some_and(|label| label.min_ready > 0)
-        };
-        for (job, state) in self.jobs.iter().enumerate() {
-            if !matches!(state, JobState::Done | JobState::Cancelled) {
-                left.push((4, format!("job {job} is {state:?}")));
-            }
-        }
-        for unit in self.units.values().filter(|unit| unit.unit.marks.instance.as_str() == "sim") {
-            if !warm(unit.unit.marks.label.as_str()) {
-                left.push((3, format!("unit {} is {:?}", unit.unit.name, unit.unit.phase)));
-            }
-        }
-        for node in self.nodes.values().flat_map(BTreeMap::values) {
-            if let Some(marks) = &node.view.marks
-                && !warm(marks.label.as_str())
-            {
-                left.push((3, format!("node {} is there", node.view.name)));
-            }
-        }
-        left
-    }
 }
 
 fn short(effect: &Effect) -> String {
     match effect {
-        Effect::Enrol { queue, marks } => format!("enrol {} at {queue}", marks.agent()),
+        Effect::Enrol { queue, marks } => {
+            let job = marks.demand.as_ref().map_or(String::new(), |job| format!(" for job {job}"));
+            format!("enrol {} at {queue}{job}", marks.agent())
+        }
         Effect::Drain { agent, .. } => format!("drain {agent}"),
         Effect::Remove { agent, despite_busy, .. } => format!("remove {agent} despite_busy={despite_busy}"),
         Effect::Launch { provider, marks } => format!("launch {} on {provider}", marks.agent()),
