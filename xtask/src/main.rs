@@ -76,6 +76,10 @@ fn verify(steps: &mut Steps) -> Result<()> {
     let mut seeds = cargo(["test", "-p", "kubestack-testkit", "--test", "seeds", "--", "--nocapture"]);
     seeds.env("KUBESTACK_SEEDS", "2000..22000");
     steps.run("20,000 seeds", seeds)?;
+    let mut worlds = cargo(["test", "-p", "kubestack-planner", "--test", "worlds"]);
+    worlds.env("PROPTEST_CASES", "100000");
+    steps.run("300,000 worlds", worlds)?;
+    steps.run("planner, timed", cargo(["run", "--release", "-p", "kubestack-bench", "--bin", "planner"]))?;
     steps.check("breakages", breakages::check)
 }
 

@@ -8,7 +8,7 @@ use kubestack_core::agent::{Activity, Drained};
 use kubestack_core::cause::FailureCause;
 use kubestack_core::marks::Marks;
 use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName, Uid};
-use kubestack_core::provider::UnitPhase;
+use kubestack_core::provider::{MarkPatch, UnitPhase};
 use kubestack_core::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -380,6 +380,13 @@ impl<'a> Agent<'a> {
         let remembered = self.memory.and_then(|memory| memory.used.as_ref()).map(|(at, _)| *at);
         let marked = self.unit.is_some_and(|unit| unit.unit.marks.used.is_some()) || node.view.used;
         remembered.or(marked.then(Moment::default))
+    }
+
+    /// Whether it is held, or about to be.
+    pub fn is_held(&self) -> bool {
+        let step = self.flight.map(|flight| &flight.step);
+        matches!(self.state, AgentState::Held(_))
+            || matches!(step, Some(Step::Mark { patch: MarkPatch::Held(_), .. }))
     }
 
     /// Whether it has begun its one job, as far as is known.

@@ -5,6 +5,7 @@ use crate::demand::{Class, ClassKey, DemandView, Matching, rank};
 use crate::lifecycle::{Draft, retire};
 use crate::memory::Note;
 use crate::room::{Blocker, Place, Room, Scope};
+use crate::settings::LabelSettings;
 use crate::step::{Launch, Reason, Step};
 use crate::world::World;
 use kubestack_core::demand::DemandRef;
@@ -144,7 +145,7 @@ impl<'a, 'w> Filling<'a, 'w> {
             ) else {
                 continue;
             };
-            match self.place(&class.key) {
+            match self.open(self.places(&class.key)) {
                 Ok(place) => {
                     let demand = bound.get_mut(contender.index).and_then(Iterator::next);
                     self.launch(
@@ -199,10 +200,10 @@ impl<'a, 'w> Filling<'a, 'w> {
         (0..self.agents.len()).filter(|index| self.agents.get(*index).is_some_and(way_out)).collect()
     }
 
-    /// The first eligible place with room; otherwise what stands in the way at the place nearest to it.
-    fn place(&self, key: &'w ClassKey) -> Result<Place<'w>, Obstacle<'w>> {
+    /// The first of these places with room; otherwise what stands in the way at the one nearest to it.
+    fn open(&self, places: impl Iterator<Item = Place<'w>>) -> Result<Place<'w>, Obstacle<'w>> {
         let mut nearest = Obstacle { blocker: Blocker::Nowhere, place: None, lifted: None };
-        for place in self.places(key) {
+        for place in places {
             let Some(blocker) = self.blocker(place) else { return Ok(place) };
             nearest.lifted = nearest.lifted.into_iter().chain(blocker.until()).min();
             if nearest.place.is_none() || blocker.distance() < nearest.blocker.distance() {
@@ -326,28 +327,20 @@ impl<'a, 'w> Filling<'a, 'w> {
         let world = self.world;
         for (request, label) in &world.intent.creates {
             let Some((label, settings)) = world.settings.labels.get_key_value(label) else { continue };
-            let masters: Vec<_> = if settings.masters.is_empty() {
-                vec![None]
-            } else {
-                settings.masters.iter().map(Some).collect()
-            };
-            let mut places = settings.providers.iter().flat_map(|provider| {
-                masters.iter().map(move |master| Place { label, provider, master: *master })
-            });
-            let place = places.find(|place| {
-                let blocker = self.blocker(*place);
-                blocker.as_ref().and_then(Blocker::until).into_iter().for_each(|until| draft.wake(until));
-                blocker.is_none()
-            });
-            if let Some(place) = place {
-                let class = BTreeSet::from([label.clone()]);
-                self.launch(place, None, &class, Some(*request), Reason::Operator, draft);
+            let places =
+                masters_of(settings).into_iter().flat_map(|master| places_of(label, settings, master));
+            match self.open(places) {
+                Ok(place) => {
+                    let class = BTreeSet::from([label.clone()]);
+                    self.launch(place, None, &class, Some(*request), Reason::Operator, draft);
+                }
+                Err(obstacle) => obstacle.lifted.into_iter().for_each(|at| draft.wake(at)),
             }
         }
     }
 
     /// Agents ready before demand comes, from what room is left.
-    pub fn min_ready(&mut self, draft: &mut Draft) {
+    pub fn min_ready(&mut self, view: &DemandView, draft: &mut Draft) {
         let world = self.world;
         let mut ready: BTreeMap<(&LabelName, Option<&MasterName>), u32> = BTreeMap::new();
         for index in self.warm.difference(&self.retired) {
@@ -356,28 +349,23 @@ impl<'a, 'w> Filling<'a, 'w> {
             }
         }
         for (label, settings) in world.settings.labels.iter().filter(|(_, settings)| settings.min_ready > 0) {
-            let masters: Vec<_> = if settings.masters.is_empty() {
-                vec![None]
-            } else {
-                settings.masters.iter().map(Some).collect()
-            };
-            for master in masters {
+            for master in masters_of(settings) {
+                // Agents that stale demand keeps are not ready for it, nor are others launched in their place.
+                if view.classes.iter().any(|class| class.stale > 0 && class.key.serves(label, master)) {
+                    continue;
+                }
                 let have = ready.get(&(label, master)).copied().unwrap_or(0);
                 for _ in have..settings.min_ready {
-                    let places = settings.providers.iter().map(|provider| Place { label, provider, master });
-                    let mut blocked = None;
-                    let place = places.into_iter().find(|place| {
-                        blocked = self.blocker(*place);
-                        blocked.is_none()
-                    });
-                    let Some(place) = place else {
-                        if let Some(until) = blocked.as_ref().and_then(Blocker::until) {
-                            draft.wake(until);
+                    match self.open(places_of(label, settings, master)) {
+                        Ok(place) => {
+                            let class = BTreeSet::from([label.clone()]);
+                            self.launch(place, None, &class, None, Reason::MinReady, draft);
                         }
-                        break;
-                    };
-                    let class = BTreeSet::from([label.clone()]);
-                    self.launch(place, None, &class, None, Reason::MinReady, draft);
+                        Err(obstacle) => {
+                            obstacle.lifted.into_iter().for_each(|at| draft.wake(at));
+                            break;
+                        }
+                    }
                 }
             }
         }
@@ -448,6 +436,20 @@ impl<'a, 'w> Filling<'a, 'w> {
             retire(world, agent, Reason::DemandLeft, draft);
         }
     }
+}
+
+/// The masters that agents of the label attach to; `None`: they have no master.
+fn masters_of(label: &LabelSettings) -> Vec<Option<&MasterName>> {
+    if label.masters.is_empty() { vec![None] } else { label.masters.iter().map(Some).collect() }
+}
+
+/// Where agents of the label for that master could run, in order of preference.
+fn places_of<'w>(
+    label: &'w LabelName,
+    settings: &'w LabelSettings,
+    master: Option<&'w MasterName>,
+) -> impl Iterator<Item = Place<'w>> {
+    settings.providers.iter().map(move |provider| Place { label, provider, master })
 }
 
 fn within(agent: &Agent<'_>, scope: &Scope) -> bool {

@@ -1,6 +1,6 @@
 //! From the world to a plan.
 
-use crate::agent::{AgentState, agents};
+use crate::agent::agents;
 use crate::demand::{self, ClassKey};
 use crate::fill::Filling;
 use crate::lifecycle::{self, Draft};
@@ -55,7 +55,7 @@ pub struct ClassReport {
 pub fn plan(world: &World) -> Plan {
     let agents = agents(world);
     let mut draft = Draft::default();
-    for agent in agents.iter().filter(|agent| matches!(agent.state, AgentState::Held(_))) {
+    for agent in agents.iter().filter(|agent| agent.is_held()) {
         *draft.held.entry(agent.label.clone()).or_insert(0) += 1;
     }
     for agent in &agents {
@@ -71,7 +71,7 @@ pub fn plan(world: &World) -> Plan {
     let mut filling = Filling::new(world, &agents, room, &matching);
     filling.requests(&mut draft);
     let verdicts = filling.grant(&view, &mut draft);
-    filling.min_ready(&mut draft);
+    filling.min_ready(&view, &mut draft);
     filling.let_go(&view, &matching, &mut draft);
     wait_for_systems(world, &mut draft);
     let mut index = 0;

@@ -577,3 +577,26 @@ fn a_unit_that_ended_gives_its_room_to_the_class_with_the_lowest_share() {
     stage.demand(2, "m", vec![count(9, &["a"]).since(at(0)), count(1, &["b"]).since(at(1))]);
     assert_eq!(granted(&stage.settle(2)), by_label(&[("b", 1)]));
 }
+
+#[test]
+fn stale_demand_launches_nothing_by_way_of_min_ready_either() {
+    let idle = who("a", 1);
+    let mut settings = simple();
+    label(&mut settings, "a").min_ready = 1;
+    let mut stage = Stage::new(settings);
+    stage.demand(1, "m", vec![count(5, &["a"])]).see(200, &[(&idle, Seen::Idle)]);
+    assert!(stage.told(200).is_empty(), "the look at the demand is old");
+}
+
+#[test]
+fn so_many_failed_agents_are_held_while_the_mark_of_one_is_under_way() {
+    let (a, b) = (who("a", 1), who("a", 2));
+    let mut settings = simple();
+    label(&mut settings, "a").hold_on_failure = 1;
+    let mut stage = Stage::new(settings);
+    let wrong = || Seen::Pending(Some(FailureCause::ImageWrong));
+    stage.demand(1, "m", vec![]).see(1, &[(&a, wrong()), (&b, Seen::Launching)]);
+    same(&stage.send(1), &["mark ci-a-1-1: kept_for_inspection"]);
+    stage.see(2, &[(&a, wrong()), (&b, wrong())]);
+    same(&stage.told(2), &["drain ci-a-1-2: failed"]);
+}
