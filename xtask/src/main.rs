@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask ci`, `cargo xtask verify`.
+//! Development tasks: `cargo xtask test`, `cargo xtask ci`, `cargo xtask verify`, `cargo xtask testbed`.
 #![expect(clippy::print_stdout, reason = "a tool for the terminal")]
 #![expect(clippy::disallowed_methods, reason = "times its steps in real time")]
 
@@ -19,6 +19,7 @@ cargo xtask test     all tests; the last line counts them
 cargo xtask ci       what must pass before anything lands
 cargo xtask breakages  breaks copies of the sources; each breakage must be caught
 cargo xtask verify   ci, and the long runs with their figures
+cargo xtask testbed  a real Kubernetes for tests and developers; see docs/testbed.md
 ";
 
 /// The version that deny.toml is written for.
@@ -26,6 +27,9 @@ const CARGO_DENY: &str = "0.20.2";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
+    if task == "testbed" {
+        return testbed(std::env::args().skip(2));
+    }
     let mut steps = Steps::default();
     let done = match task.as_str() {
         "test" => test(&mut steps),
@@ -45,6 +49,12 @@ fn main() -> ExitCode {
     }
     println!("{}", steps.counts);
     if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Hands over to the testbed's own command line.
+fn testbed(args: impl Iterator<Item = String>) -> ExitCode {
+    let status = cargo(["run", "--quiet", "--package", "kubestack-testbed", "--"]).args(args).status();
+    if status.is_ok_and(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn test(steps: &mut Steps) -> Result<()> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Each crate of ours, and those of ours that it may depend on.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("kubestack-core", &[]),
     ("kubestack-planner", &["kubestack-core"]),
     ("kubestack-engine", &["kubestack-core", "kubestack-planner"]),
@@ -18,6 +18,7 @@ const ROOMS: [(&str, &[&str]); 9] = [
         &["kubestack-core", "kubestack-planner", "kubestack-engine", "kubestack-queue", "kubestack-local"],
     ),
     ("kubestack-bench", &["kubestack-core", "kubestack-planner", "kubestack-engine", "kubestack-testkit"]),
+    ("kubestack-testbed", &[]),
     ("xtask", &[]),
 ];
 

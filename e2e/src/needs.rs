@@ -1,0 +1,114 @@
+//! What a machine must have.
+
+use crate::components::Options;
+use crate::{binaries, image, node};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Commands, and the Debian package of each.
+const COMMANDS: [(&str, &str); 4] =
+    [("bash", "bash"), ("flock", "util-linux"), ("setpriv", "util-linux"), ("openssl", "openssl")];
+
+/// What the real node takes besides.
+const NODE_COMMANDS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("iptables", "iptables"), ("runc", "runc"), ("unshare", "util-linux")];
+
+/// What this machine lacks for a cluster, in words that follow "needs"; `None` if nothing.
+///
+/// # Errors
+/// When a program in the cache is not the one that was built.
+pub fn missing(options: &Options) -> Result<Option<String>> {
+    if !cfg!(target_os = "linux") {
+        return Ok(Some("Linux".to_owned()));
+    }
+    let mut lacks: Vec<(&str, &str)> =
+        COMMANDS.into_iter().filter(|(command, _)| !is_command(command)).collect();
+    if options.real_node {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(Some("root, for a real node".to_owned()));
+        }
+        lacks.extend(NODE_COMMANDS.into_iter().filter(|(command, _)| !is_command(command)));
+        if node::cni_directory().is_none() {
+            lacks.push(("CNI plugins", "containernetworking-plugins"));
+        }
+    }
+    if !lacks.is_empty() {
+        let (what, packages): (Vec<&str>, Vec<&str>) = lacks.into_iter().unzip();
+        return Ok(Some(format!("{} (Debian: {})", what.join(", "), packages.join(" "))));
+    }
+    let programs = binaries::missing(&options.programs())?;
+    if !programs.is_empty() {
+        return Ok(Some(format!(
+            "{}, not built yet: `cargo xtask testbed build` (needs Go; a quarter of an hour, once)",
+            programs.join(", ")
+        )));
+    }
+    if options.real_node && !namespaces_work() {
+        return Ok(Some(
+            "namespaces and overlay mounts, for a real node; this machine does not allow them".to_owned(),
+        ));
+    }
+    Ok(None)
+}
+
+/// Installs what is missing, with apt; nothing if all is there.
+///
+/// # Errors
+/// When there is no apt, or it fails.
+pub fn install_packages() -> Result<()> {
+    let mut packages: Vec<&str> = COMMANDS
+        .into_iter()
+        .chain(NODE_COMMANDS)
+        .filter(|(command, _)| !is_command(command))
+        .map(|(_, package)| package)
+        .collect();
+    if node::cni_directory().is_none() {
+        packages.push("containernetworking-plugins");
+    }
+    if image::shell().is_none() {
+        packages.push("busybox-static");
+    }
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let missing = packages.join(" ");
+    if !is_command("apt-get") || !rustix::process::geteuid().is_root() {
+        bail!("these Debian packages, or what is like them elsewhere, are missing: {missing}");
+    }
+    for args in [vec!["update"], [vec!["install", "--yes", "--no-install-recommends"], packages].concat()] {
+        let status = Command::new("apt-get")
+            .arg("--quiet=2")
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null())
+            .status()
+            .context("cannot run apt-get")?;
+        if !status.success() {
+            bail!("apt-get could not install {missing}");
+        }
+    }
+    Ok(())
+}
+
+fn is_command(name: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    // Where iptables and runc are, for those who are not always root.
+    let more = [Path::new("/usr/sbin"), Path::new("/sbin")].map(Path::to_owned);
+    std::env::split_paths(&paths).chain(more).any(|directory| directory.join(name).is_file())
+}
+
+/// Whether a node's namespaces can be made, tried out.
+fn namespaces_work() -> bool {
+    Command::new("unshare")
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
+        .arg(
+            "mount -t tmpfs tmpfs /run && mkdir -p /run/upper /run/work &&
+             mount -t overlay -o lowerdir=/var,upperdir=/run/upper,workdir=/run/work overlay /var",
+        )
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
