@@ -57,11 +57,7 @@ impl Cluster {
         for component in Component::ALL.into_iter().filter(|component| options.has(*component)) {
             cluster.start_component(component)?;
         }
-        if options.controller_manager {
-            wait("service account in the namespace `default`", START, || {
-                Ok(cluster.kubectl(["get", "serviceaccount", "default"]).ok())
-            })?;
-        }
+        cluster.namespace("default")?;
         Ok(cluster)
     }
 
@@ -150,17 +146,30 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Makes a namespace if there is none, and waits until pods can be made in it: a controller-manager makes the
+    /// service account `default`.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn namespace(&self, name: &str) -> Result<()> {
+        self.apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}"))?;
+        if self.options.controller_manager {
+            wait(&format!("service account `default` in the namespace `{name}`"), START, || {
+                Ok(self.kubectl(["get", "serviceaccount", "default", "--namespace", name]).ok())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Makes a service account (and its namespace, if there is none) with a token. It may do nothing until a
     /// RoleBinding says otherwise.
     ///
     /// # Errors
     /// When the server refuses.
     pub fn service_account(&self, namespace: &str, name: &str) -> Result<ServiceAccount> {
+        self.namespace(namespace)?;
         self.apply(&format!(
-            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}
----
-{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: {namespace}}}}}
-"
+            "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: {namespace}}}}}"
         ))?;
         let token = self.kubectl(["create", "token", name, "--namespace", namespace, "--duration=24h"])?;
         let token = token.trim().to_owned();

@@ -2,12 +2,12 @@
 //! The same content gives the same bytes: entries are sorted, and there is no time in them.
 //! The format: <https://github.com/opencontainers/image-spec>.
 
+use crate::cache;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tar::{EntryType, Header};
@@ -53,13 +53,14 @@ impl Image {
         Self { name: name.to_owned(), entries: BTreeMap::new(), config: serde_json::Map::new() }
     }
 
-    /// From a Dockerfile and the files beside it. Only what needs no container to run in: `FROM scratch`, `COPY`
+    /// From a directory with a `Dockerfile` and what that copies. Only what needs no container to run in: `FROM scratch`, `COPY`
     /// (with `--chown`), `ENV`, `USER`, `WORKDIR`, `ENTRYPOINT` and `CMD` as JSON.
     ///
     /// # Errors
     /// When it has another instruction, or names a file that is not there; with the line.
-    pub fn from_dockerfile(name: &str, dockerfile: &Path, context: &Path) -> Result<Self> {
-        let text = fs::read_to_string(dockerfile).with_context(|| dockerfile.display().to_string())?;
+    pub fn from_dockerfile(name: &str, context: &Path) -> Result<Self> {
+        let dockerfile = context.join("Dockerfile");
+        let text = fs::read_to_string(&dockerfile).with_context(|| dockerfile.display().to_string())?;
         let mut image = Self::new(name);
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -175,8 +176,10 @@ impl Image {
         if let Some(directory) = archive.parent() {
             fs::create_dir_all(directory)?;
         }
-        fs::File::create(archive)
-            .and_then(|mut file| file.write_all(&tar.into_inner()?))
+        // Whoever reads the one before goes on reading it.
+        let fresh = archive.with_extension("fresh");
+        fs::write(&fresh, tar.into_inner()?)
+            .and_then(|()| fs::rename(&fresh, archive))
             .with_context(|| archive.display().to_string())
     }
 
@@ -202,6 +205,7 @@ impl Image {
 /// When something that it consists of is missing, or the build fails.
 pub fn agent() -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let _lock = cache::lock("image.lock")?;
     let program = build_static(&root)?;
     let images = program
         .ancestors()
@@ -213,10 +217,12 @@ pub fn agent() -> Result<PathBuf> {
     fs::copy(&program, context.join("kubestack")).with_context(|| program.display().to_string())?;
     let shell = shell().context("no static busybox for the jobs' shell: install busybox-static")?;
     fs::copy(&shell, context.join("busybox")).with_context(|| shell.display().to_string())?;
-    let dockerfile = context.join("Dockerfile");
-    fs::copy(root.join("images/agent/Dockerfile"), &dockerfile)?;
+    for file in fs::read_dir(root.join("images/agent"))? {
+        let file = file?;
+        fs::copy(file.path(), context.join(file.file_name()))?;
+    }
     let archive = images.join("agent.tar");
-    Image::from_dockerfile(AGENT, &dockerfile, &context)?.write(&archive)?;
+    Image::from_dockerfile(AGENT, &context)?.write(&archive)?;
     Ok(archive)
 }
 
@@ -301,7 +307,7 @@ mod tests {
         fs::write(path("etc/b"), "b").unwrap();
         fs::write(path("etc/a"), "a").unwrap();
         fs::write(path("Dockerfile"), dockerfile).unwrap();
-        Image::from_dockerfile("example.org/x:1", &path("Dockerfile"), context.path())
+        Image::from_dockerfile("example.org/x:1", context.path())
     }
 
     const GOOD: &str = "# comment\nFROM scratch\nCOPY program /usr/bin/program\nCOPY --chown=1:2 etc /etc\nUSER 1:2\n\

@@ -59,16 +59,16 @@ pub fn cluster(options: &Options) -> Result<Option<Cluster>> {
 /// With `CI=true` when something is missing.
 pub fn skip(options: &Options) -> Result<bool> {
     let Some(reason) = missing(options)? else { return Ok(false) };
-    excuse(&reason, std::env::var("CI").is_ok_and(|ci| ci == "true"))?;
+    // Not `eprintln!`: the test harness would keep it to itself while the test passes.
+    excuse(&reason, std::env::var("CI").is_ok_and(|ci| ci == "true"), std::io::stderr())?;
     Ok(true)
 }
 
-fn excuse(reason: &str, ci: bool) -> Result<()> {
+fn excuse(reason: &str, ci: bool, mut output: impl Write) -> Result<()> {
     if ci {
         bail!("CI=true, and the testbed needs {reason}");
     }
-    // Not `eprintln!`: the test harness would keep it to itself while the test passes.
-    Ok(writeln!(std::io::stderr(), "SKIPPED: the testbed needs {reason}")?)
+    Ok(writeln!(output, "SKIPPED: the testbed needs {reason}")?)
 }
 
 /// Asks again and again until there is an answer.
@@ -98,8 +98,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_an_excuse_except_in_ci() {
-        excuse("a reason (this line belongs to a test)", false).unwrap();
-        let error = excuse("a reason", true).unwrap_err().to_string();
+        let mut output = Vec::new();
+        let error = excuse("a reason", true, &mut output).unwrap_err().to_string();
         assert_eq!(error, "CI=true, and the testbed needs a reason");
+        assert!(output.is_empty());
+        excuse("a reason", false, &mut output).unwrap();
+        assert_eq!(output, b"SKIPPED: the testbed needs a reason\n");
     }
 }

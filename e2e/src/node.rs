@@ -95,10 +95,15 @@ pub fn load_image(slot: &Slot, archive: &Path) -> Result<()> {
 
 /// Loads the image of the process that holds a pod's namespaces.
 pub(crate) fn load_pause(binaries: &Path, slot: &Slot) -> Result<()> {
-    let archive = slot.directory().join("node/pause.tar");
-    let dockerfile = slot.directory().join("node/pause.dockerfile");
-    fs::write(&dockerfile, "FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT [\"/pause\"]\n")?;
-    Image::from_dockerfile(PAUSE, &dockerfile, binaries)?.write(&archive)?;
+    let context = slot.directory().join("node/pause");
+    fs::create_dir_all(&context)?;
+    fs::copy(binaries.join("pause"), context.join("pause"))?;
+    fs::write(
+        context.join("Dockerfile"),
+        "FROM scratch\nCOPY pause /pause\nUSER 65535\nENTRYPOINT [\"/pause\"]\n",
+    )?;
+    let archive = context.with_extension("tar");
+    Image::from_dockerfile(PAUSE, &context)?.write(&archive)?;
     load_image(slot, &archive)
 }
 

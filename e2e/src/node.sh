@@ -4,6 +4,7 @@
 set -meuo pipefail
 address=$1 gateway=$2 containerd=$3 kubelet=$4
 shift 4
+PATH=$(dirname "$containerd"):$PATH # its shim
 
 # kubelet, containerd and CNI plugins write to fixed places below these; the host's stay as they are.
 dir=$PWD
@@ -23,5 +24,6 @@ ip link set eth0 up
 ip route add default via "$gateway"
 
 "$containerd" --config node/containerd.toml >>log/containerd.log 2>&1 </dev/null &
-"$kubelet" "$@" >>log/kubelet.log 2>&1 </dev/null &
+# A kubelet that finds no runtime gives up; as on any node, it is started again.
+while sleep 0.2; do "$kubelet" "$@" || true; done >>log/kubelet.log 2>&1 </dev/null &
 wait -n # one alone is no node

@@ -5,6 +5,7 @@ use crate::{cache, node, supervisor};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The slot of the cluster that `cargo xtask testbed up` starts.
@@ -130,8 +131,11 @@ pub(crate) fn take(wanted: Option<u8>) -> Result<(Slot, supervisor::Supervisor)>
             slot.directory.display()
         );
     }
+    // Tokens lie in there.
+    let mut private = fs::DirBuilder::new();
+    private.recursive(true).mode(0o700);
     for part in ["run", "log"] {
-        fs::create_dir_all(slot.directory.join(part))?;
+        private.create(slot.directory.join(part))?;
     }
     fs::write(slot.directory.join("owner"), std::process::id().to_string())?;
     let supervisor = supervisor::Supervisor::start(&slot.directory)?;
@@ -149,8 +153,14 @@ pub fn clean() -> Result<()> {
 
 fn sweep() -> Result<()> {
     for slot in slots()? {
-        if !cache::is_locked(&slot.directory.join("lock"))? {
-            supervisor::clean(&slot.directory)?;
+        if cache::is_locked(&slot.directory.join("lock"))? {
+            continue;
+        }
+        if let Err(error) = supervisor::clean(&slot.directory)
+            // Its own supervisor may have been about to remove it.
+            && slot.directory.exists()
+        {
+            return Err(error);
         }
     }
     Ok(())

@@ -6,8 +6,6 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-const SCRIPT: &str = include_str!("supervisor.sh");
-
 /// Dropping it ends the cluster; so does the end of this process.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
@@ -19,7 +17,7 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     /// Starts it; it holds the directory's lock when this returns.
     pub fn start(directory: &Path) -> Result<Self> {
-        let mut child = command(directory)
+        let mut child = command(directory)?
             // An interrupt from the terminal is for us; our end is what the supervisor acts on.
             .process_group(0)
             .stdin(Stdio::piped())
@@ -89,12 +87,15 @@ impl Drop for Supervisor {
 
 /// Removes what a killed supervisor left behind.
 pub(crate) fn clean(directory: &Path) -> Result<()> {
-    let status = command(directory).arg("clean").status().context("cannot start bash")?;
+    let status = command(directory)?.arg("clean").status().context("cannot start bash")?;
     if status.success() { Ok(()) } else { bail!("cannot clean up {}", directory.display()) }
 }
 
-fn command(directory: &Path) -> Command {
+fn command(directory: &Path) -> Result<Command> {
+    // Not from the checkout: bash reads a script as it goes, and an edit would change one that runs.
+    let script = directory.join("supervisor.sh");
+    std::fs::write(&script, include_str!("supervisor.sh")).with_context(|| script.display().to_string())?;
     let mut command = Command::new("bash");
-    command.args(["-c", SCRIPT, "supervisor.sh"]).arg(directory);
-    command
+    command.args([&script, directory]);
+    Ok(command)
 }

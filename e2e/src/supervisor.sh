@@ -10,7 +10,7 @@
 # the processes along (pdeathsig); what the kernel does not undo by itself is then left to `clean`.
 set -m            # without job control, what runs in the background has SIGINT ignored, and so have the pods
 trap : HUP PIPE   # handlers, because an ignored signal is inherited
-cd "$1" || exit 1
+cd "$1" 2>/dev/null || exit 1
 
 clean() {
     local proc root tries
@@ -34,26 +34,32 @@ clean() {
 }
 
 exec 8>>lock
-flock -n 8 || { echo "another process holds $PWD/lock" >&2; exit 1; }
+flock -w 30 8 || { echo "another process holds $PWD/lock" >&2; exit 1; }
 [ "${2:-}" != clean ] || { clean; exit; }
 exec 2>>log/supervisor.log
 echo ready
 
 declare -A pids
 alive() { [ -n "${pids[$1]:-}" ] && kill -0 "${pids[$1]}" 2>/dev/null; }
+signal() {
+    local pid=${pids[$1]}
+    # A node's first process, not the `unshare` before it: that one ends once nobody is left in the namespaces.
+    [ "$1" != node ] || pid=$(<"/proc/$pid/task/$pid/children")
+    kill -s "$2" $pid
+}
 stop() {
     alive "$1" || return
-    kill -s "$2" "${pids[$1]}"
+    signal "$1" "$2"
     local tries
     for ((tries = 0; tries < 400; tries++)); do
         alive "$1" || return
         sleep 0.05
     done
-    kill -KILL "${pids[$1]}"
+    signal "$1" KILL
     wait "${pids[$1]}"
 }
 
-while read -r verb name signal; do
+while read -r verb name how; do
     case $verb in
         start)
             if alive "$name"; then echo "error: $name runs already"; continue; fi
@@ -62,15 +68,14 @@ while read -r verb name signal; do
             pids[$name]=$!
             echo "${pids[$name]}"
             ;;
-        stop) stop "$name" "$signal" 2>/dev/null; echo stopped ;;
-        send) if alive "$name" && kill -s "$signal" "${pids[$name]}"; then echo sent; else echo "error: $name does not run"; fi ;;
+        stop) stop "$name" "$how"; echo stopped ;;
+        send) if alive "$name" && signal "$name" "$how"; then echo sent; else echo "error: $name does not run"; fi ;;
         alive) if alive "$name"; then echo yes; else echo no; fi ;;
         *) echo "error: no command $verb" ;;
     esac
 done
 
 for name in "${!pids[@]}"; do
-    kill -KILL "${pids[$name]}"
-    wait "${pids[$name]}"
-done 2>/dev/null
+    stop "$name" KILL
+done
 clean

@@ -36,7 +36,7 @@ pub fn kill(process: &Path) {
 pub fn supervisor(directory: &Path) -> PathBuf {
     let is_bash = |process: &PathBuf| {
         let line = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
-        line.split('\0').nth(3) == Some("supervisor.sh")
+        line.split('\0').nth(1).is_some_and(|script| script.ends_with("/supervisor.sh"))
     };
     processes_in(directory).into_iter().find(is_bash).unwrap()
 }
