@@ -15,9 +15,6 @@ use tar::{EntryType, Header};
 /// The name of the image of the queue's agent, as [`agent`] makes it.
 pub const AGENT: &str = "docker.io/kubestack/agent:dev";
 
-/// What the agent runs on: static, so that it needs nothing of any base image.
-const TARGET: &str = "x86_64-unknown-linux-musl";
-
 /// Numbers of user and group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Owner {
@@ -231,17 +228,19 @@ pub(crate) fn shell() -> Option<PathBuf> {
     ["/bin/busybox.static", "/bin/busybox"].iter().map(PathBuf::from).find(|path| path.exists())
 }
 
+/// Static, so that it needs nothing of any base image.
 fn build_static(root: &Path) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let output = cargo
         .current_dir(root)
         .args(["build", "--release", "--package", "kubestack-bin", "--bin", "kubestack"])
-        .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .args(["--target", &target, "--message-format", "json-render-diagnostics"])
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("cannot build kubestack for {TARGET}; if the target is missing: `rustup target add {TARGET}`");
+        bail!("cannot build kubestack for {target}; if the target is missing: `rustup target add {target}`");
     }
     String::from_utf8_lossy(&output.stdout)
         .lines()

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 /// A real Kubernetes for tests and developers
@@ -26,7 +26,7 @@ enum Task {
         /// Programs; all if none is named
         targets: Vec<String>,
     },
-    /// Install the Debian packages that are missing (as root)
+    /// Install the Debian packages that are missing, as root; elsewhere say which
     Packages,
     /// Start a cluster that outlives this command
     Up(Shape),
@@ -87,15 +87,21 @@ impl Shape {
     }
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
-        Task::Build { targets } => build(&targets),
-        Task::Packages => kubestack_testbed::install_packages(),
-        Task::Up(shape) => up(&shape),
+fn main() -> ExitCode {
+    let Err(error) = run(&Cli::parse().task) else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run(task: &Task) -> Result<()> {
+    match task {
+        Task::Build { targets } => build(targets),
+        Task::Packages => kubestack_testbed::install_packages(|line| eprintln!("{line}")),
+        Task::Up(shape) => up(shape),
         Task::Down => down(),
         Task::Status => status(),
         Task::Image => image(),
-        Task::Hold { shape, any_slot } => hold(&shape, any_slot),
+        Task::Hold { shape, any_slot } => hold(shape, *any_slot),
     }
 }
 

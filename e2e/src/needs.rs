@@ -52,11 +52,11 @@ pub fn missing(options: &Options) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Installs what is missing, with apt; nothing if all is there.
+/// Installs what is missing, as root with apt; elsewhere only says what it is. Silent if all is there.
 ///
 /// # Errors
-/// When there is no apt, or it fails.
-pub fn install_packages() -> Result<()> {
+/// When apt fails.
+pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
     let mut packages: Vec<&str> = COMMANDS
         .into_iter()
         .chain(NODE_COMMANDS)
@@ -75,8 +75,10 @@ pub fn install_packages() -> Result<()> {
     }
     let missing = packages.join(" ");
     if !is_command("apt-get") || !rustix::process::geteuid().is_root() {
-        bail!("these Debian packages, or what is like them elsewhere, are missing: {missing}");
+        said(&format!("missing, to be installed by root (names of Debian packages): {missing}"));
+        return Ok(());
     }
+    said(&format!("installing {missing}"));
     for args in [vec!["update"], [vec!["install", "--yes", "--no-install-recommends"], packages].concat()] {
         let status = Command::new("apt-get")
             .arg("--quiet=2")
