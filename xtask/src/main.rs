@@ -28,7 +28,8 @@ const CARGO_DENY: &str = "0.20.2";
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     if task == "testbed" {
-        return testbed(std::env::args().skip(2));
+        let done = testbed(std::env::args().skip(2)).status();
+        return if done.is_ok_and(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let mut steps = Steps::default();
     let done = match task.as_str() {
@@ -51,10 +52,11 @@ fn main() -> ExitCode {
     if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Hands over to the testbed's own command line.
-fn testbed(args: impl Iterator<Item = String>) -> ExitCode {
-    let status = cargo(["run", "--quiet", "--package", "kubestack-testbed", "--"]).args(args).status();
-    if status.is_ok_and(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// The testbed's own command line.
+fn testbed(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = cargo(["run", "--quiet", "--package", "kubestack-testbed", "--"]);
+    command.args(args);
+    command
 }
 
 fn test(steps: &mut Steps) -> Result<()> {
