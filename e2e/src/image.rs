@@ -231,6 +231,8 @@ pub(crate) fn shell() -> Option<PathBuf> {
 /// Static, so that it needs nothing of any base image.
 fn build_static(root: &Path) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    // Not in rust-toolchain.toml: whoever only builds KubeStack need not fetch it. If this fails, cargo says so below.
+    let _ = Command::new("rustup").current_dir(root).args(["--quiet", "target", "add", &target]).status();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let output = cargo
         .current_dir(root)
