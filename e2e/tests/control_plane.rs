@@ -5,7 +5,10 @@ mod common;
 
 use common::{BOUND, holder, kill, processes_in, supervisor};
 use kubestack_testbed::{Component, Options, Stages, cluster, wait};
+use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
 
 #[test]
 fn a_cluster_answers_and_nothing_of_it_is_left_when_it_is_dropped() {
@@ -114,4 +117,60 @@ spec: {{containers: [{{name: main, image: none}}]}}
     wait("running pod", BOUND, || Ok((status("good", "phase")? == "Running").then_some(()))).unwrap();
     let reason = "containerStatuses[0].state.waiting.reason";
     wait("failed pull", BOUND, || Ok(status("bad", reason)?.contains("ImagePull").then_some(()))).unwrap();
+}
+
+/// The command line with a cache of its own, which shares the programs with ours.
+struct Terminal(tempfile::TempDir);
+
+impl Terminal {
+    fn run(&self, args: &[&str]) -> (bool, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_kubestack-testbed"))
+            .args(args)
+            .env("XDG_CACHE_HOME", self.0.path())
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat(),
+        )
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.run(&["down"]);
+    }
+}
+
+#[test]
+fn what_up_starts_outlives_it_until_down() {
+    if kubestack_testbed::skip(&Options::api_only()).unwrap() {
+        return;
+    }
+    let terminal = Terminal(tempfile::tempdir().unwrap());
+    let cache = terminal.0.path().join("kubestack-testbed");
+    std::fs::create_dir(&cache).unwrap();
+    symlink(kubestack_testbed::directory().unwrap().join("bin"), cache.join("bin")).unwrap();
+
+    let (up, words) = terminal.run(&["up", "--api-only"]);
+    if words.contains("slot 0 is taken") {
+        // Not `eprintln!`, which the harness would keep to itself.
+        writeln!(std::io::stderr(), "SKIPPED: a developer's cluster is up").unwrap();
+        return;
+    }
+    assert!(up, "{words}");
+    let kubeconfig = cache.join("run/0/kubeconfig");
+    assert!(words.contains(&format!("export KUBECONFIG={}", kubeconfig.display())), "{words}");
+    let (again, words) = terminal.run(&["up"]);
+    assert!(!again && words.contains("it is up already"), "{words}");
+    let (status, words) = terminal.run(&["status"]);
+    assert!(status && words.contains("cluster 0, yours, held by process"), "{words}");
+    assert!(!processes_in(&cache).is_empty());
+
+    let (down, words) = terminal.run(&["down"]);
+    assert!(down, "{words}");
+    assert!(!kubeconfig.exists());
+    assert_eq!(processes_in(&cache), [] as [PathBuf; 0]);
+    let (status, words) = terminal.run(&["status"]);
+    assert!(status && words.contains("no cluster of yours is up"), "{words}");
 }
