@@ -114,16 +114,12 @@ pub(crate) fn take(wanted: Option<u8>) -> Result<(Slot, supervisor::Supervisor)>
     // Held until the supervisor has the slot's own lock: a slot without one counts as left behind.
     let _lock = cache::lock("slots.lock")?;
     sweep()?;
-    let slot = all()?
-        .find(|slot| {
-            wanted.is_none_or(|wanted| wanted == slot.number)
-                && slot.is_free()
-                && (wanted.is_some() || slot.number != DEVELOPER)
-        })
-        .with_context(|| match wanted {
-            Some(number) => format!("slot {number} is taken, or one of its ports is in use"),
-            None => format!("{SLOTS} clusters run already"),
-        })?;
+    let slot = match wanted {
+        Some(number) => all()?
+            .find(|slot| slot.number == number && slot.is_free())
+            .with_context(|| format!("slot {number} is taken, or one of its ports is in use"))?,
+        None => next()?,
+    };
     // A socket's path has 107 characters at most, and the node's are the longest.
     if slot.directory.as_os_str().len() > 80 {
         bail!(
@@ -140,6 +136,22 @@ pub(crate) fn take(wanted: Option<u8>) -> Result<(Slot, supervisor::Supervisor)>
     fs::write(slot.directory.join("owner"), std::process::id().to_string())?;
     let supervisor = supervisor::Supervisor::start(&slot.directory)?;
     Ok((slot, supervisor))
+}
+
+/// The free slot after the one that was taken last: whoever waits for the end of a cluster is not to find the next one
+/// in its place.
+fn next() -> Result<Slot> {
+    let memory = cache::directory()?.join("last-slot");
+    let last: u8 = fs::read_to_string(&memory).ok().and_then(|text| text.parse().ok()).unwrap_or(DEVELOPER);
+    let (before, after): (Vec<Slot>, Vec<Slot>) =
+        all()?.filter(|slot| slot.number != DEVELOPER).partition(|slot| slot.number <= last);
+    let slot = after
+        .into_iter()
+        .chain(before)
+        .find(Slot::is_free)
+        .with_context(|| format!("{} clusters run already", SLOTS - 1))?;
+    fs::write(memory, slot.number.to_string())?;
+    Ok(slot)
 }
 
 /// Cleans up slots whose owner is gone.

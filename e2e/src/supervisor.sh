@@ -12,13 +12,26 @@ set -m            # without job control, what runs in the background has SIGINT 
 trap : HUP PIPE   # handlers, because an ignored signal is inherited
 cd "$1" 2>/dev/null || exit 1
 
-clean() {
-    local proc root tries
+# Kills programs of the testbed that work here, and nothing else: a developer may look around. Whether there were any.
+kill_rest() {
+    local proc found=1
     for proc in /proc/[0-9]*; do
-        case $(readlink "$proc/cwd") in
-            "$PWD" | "$PWD"/*) [ "${proc#/proc/}" = $$ ] || kill -KILL "${proc#/proc/}" ;;
+        case $(readlink "$proc/exe"):$(readlink "$proc/cwd") in
+            */kubestack-testbed/bin/*:"$PWD" | */kubestack-testbed/bin/*:"$PWD"/*)
+                kill -KILL "${proc#/proc/}"
+                found=0
+                ;;
         esac
     done 2>/dev/null
+    return $found
+}
+
+clean() {
+    local root tries
+    for ((tries = 0; tries < 200; tries++)); do
+        kill_rest || break
+        sleep 0.05
+    done
     # Mounts, addresses and processes of a node go with its namespaces; a bridge and cgroups stay.
     if [ -s node/bridge ]; then
         ip link del "$(<node/bridge)" 2>/dev/null

@@ -16,8 +16,12 @@ fn a_cluster_answers_and_nothing_of_it_is_left_when_it_is_dropped() {
     assert_eq!(cluster.kubectl(["get", "--raw=/readyz"]).unwrap(), "ok");
     let directory = cluster.directory().to_owned();
     assert!(processes_in(&directory).len() >= 3);
+    let mut onlooker = Command::new("sleep").arg("1000").current_dir(directory.join("log")).spawn().unwrap();
     drop(cluster);
     assert!(!directory.exists());
+    assert!(onlooker.try_wait().unwrap().is_none());
+    onlooker.kill().unwrap();
+    onlooker.wait().unwrap();
     assert_eq!(processes_in(&directory), [] as [PathBuf; 0]);
 }
 
