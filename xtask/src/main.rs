@@ -79,7 +79,19 @@ fn ci(steps: &mut Steps) -> Result<()> {
     deny.args(["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
     steps.run("dependencies", deny)?;
     steps.run("README: demo", cargo(["run", "--release", "--", "demo"]))?;
+    real_servers(steps)?;
     test(steps)
+}
+
+/// What tests against real servers take. Without Go they skip, or fail where CI=true.
+fn real_servers(steps: &mut Steps) -> Result<()> {
+    let go = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !go.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    steps.run("testbed: packages", testbed(["packages"]))?;
+    steps.run("testbed: programs", testbed(["build"]))?;
+    steps.run("testbed: image", testbed(["image"]))
 }
 
 fn verify(steps: &mut Steps) -> Result<()> {
