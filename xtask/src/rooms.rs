@@ -6,16 +6,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Each crate of ours, and those of ours that it may depend on.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("kubestack-core", &[]),
     ("kubestack-planner", &["kubestack-core"]),
     ("kubestack-engine", &["kubestack-core", "kubestack-planner"]),
     ("kubestack-queue", &["kubestack-core"]),
     ("kubestack-local", &["kubestack-core"]),
+    ("kubestack-k8s", &["kubestack-core"]),
     ("kubestack-testkit", &["kubestack-core", "kubestack-planner", "kubestack-engine"]),
     (
         "kubestack-bin",
-        &["kubestack-core", "kubestack-planner", "kubestack-engine", "kubestack-queue", "kubestack-local"],
+        &[
+            "kubestack-core",
+            "kubestack-planner",
+            "kubestack-engine",
+            "kubestack-queue",
+            "kubestack-local",
+            "kubestack-k8s",
+        ],
     ),
     ("kubestack-bench", &["kubestack-core", "kubestack-planner", "kubestack-engine", "kubestack-testkit"]),
     ("kubestack-testbed", &[]),

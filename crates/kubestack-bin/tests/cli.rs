@@ -18,10 +18,10 @@ fn all_plugins_are_in_the_binary() {
     let listed = text(&kubestack(&["plugins", "list"]).stdout);
     let rows: Vec<Vec<&str>> =
         listed.lines().skip(1).map(|line| line.split_whitespace().take(2).collect()).collect();
-    assert_eq!(rows, [["master", "queue"], ["provider", "local"]]);
+    assert_eq!(rows, [["master", "queue"], ["provider", "kubernetes"], ["provider", "local"]]);
     let listed: serde_json::Value =
         serde_json::from_slice(&kubestack(&["plugins", "list", "-o", "json"]).stdout).unwrap();
-    assert_eq!((&listed[0]["kind"], &listed[1]["type"]), (&"master".into(), &"local".into()));
+    assert_eq!((&listed[0]["kind"], &listed[1]["type"]), (&"master".into(), &"kubernetes".into()));
     assert!(text(&kubestack(&["plugins", "list", "-o", "yaml"]).stdout).contains("- kind: master"));
 }
 
@@ -70,9 +70,11 @@ fn the_spellings_of_2015_are_accepted() {
 
 #[test]
 fn the_examples_are_valid() {
-    let output =
-        kubestack(&["-c", concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/local.yaml"), "check"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    for example in ["local.yaml", "kubernetes.yaml"] {
+        let path = format!("{}/../../examples/{example}", env!("CARGO_MANIFEST_DIR"));
+        let output = kubestack(&["-c", &path, "check"]);
+        assert!(output.status.success(), "{example}: {}", text(&output.stderr));
+    }
 }
 
 #[test]

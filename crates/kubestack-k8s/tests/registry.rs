@@ -1,0 +1,87 @@
+//! The provider as the engine finds it: by its type name, with a part of a config file.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use common::context;
+use kubestack_core::prelude::*;
+use kubestack_core::registry::{Build, find, verify};
+use kubestack_k8s as _;
+use serde_json::{Value, json};
+
+fn build(config: Value) -> Result<Box<dyn SlaveProvider>> {
+    verify().unwrap();
+    let Build::Provider(build) = find(PluginKind::Provider, "kubernetes")?.build else {
+        panic!("not a provider")
+    };
+    build(&context("ci"), &Fragment::from_value(config))
+}
+
+#[test]
+fn it_is_registered_and_needs_neither_cluster_nor_runtime_to_be_built() {
+    for config in [
+        json!({}),
+        json!({"url": "https://127.0.0.1:1", "api_key": "s3cret", "namespace": "agents"}),
+        json!({"url": "http://[::1]:8001"}),
+        json!({"kubeconfig": "/nonexistent", "context": "c", "proxy": "http://proxy:3128", "ca_file": "/nonexistent"}),
+    ] {
+        let provider = build(config).unwrap();
+        assert!(provider.capabilities().marks && provider.capabilities().conditional_destroy);
+    }
+}
+
+#[test]
+fn a_wrong_config_is_refused_by_its_key() {
+    for (config, said) in [
+        (json!({"uri": "x"}), "unknown field `uri`"),
+        (json!({"url": "10.0.0.1"}), "url: is no address"),
+        (json!({"url": "ftp://x"}), "url: is no address"),
+        (json!({"url": "https://x", "kubeconfig": "y"}), "kubeconfig: and `url` both name a cluster"),
+        (json!({"api_key": "x"}), "api_key: is for `url`"),
+        (json!({"context": "x"}), "context: is for `kubeconfig`"),
+        (json!({"url": "https://x", "proxy": "proxy:3128"}), "proxy: is no address"),
+        (json!({"namespace": "A/b"}), "namespace: is no name"),
+        (
+            json!({"url": "https://x", "ca_file": "x", "insecure_skip_tls_verify": true}),
+            "insecure_skip_tls_verify",
+        ),
+        (json!({"url": "https://x", "api_key": {"evn": "X"}}), "api_key"),
+    ] {
+        let error = build(config.clone()).err().unwrap();
+        assert!(error.kind == ErrorKind::Invalid && error.message.contains(said), "{config}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_told_by_the_first_call_and_again_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("bad"), "{").unwrap();
+    for (config, said) in [
+        (json!({}), "neither `url` nor `kubeconfig` is set"),
+        (json!({"kubeconfig": path("none")}), "`kubeconfig`"),
+        (json!({"kubeconfig": path("bad")}), "`kubeconfig`"),
+        (json!({"url": "https://127.0.0.1:1", "api_key": {"file": path("none")}}), "none"),
+        (json!({"url": "https://127.0.0.1:1", "ca_file": path("none")}), "cannot make a client"),
+    ] {
+        let provider = build(config.clone()).unwrap();
+        for _ in 0..2 {
+            let error = provider.capacity().await.unwrap_err();
+            assert!(error.kind == ErrorKind::Invalid && error.message.contains(said), "{config}: {error}");
+        }
+    }
+    let provider = build(json!({"url": "https://127.0.0.1:1"})).unwrap();
+    let error = provider.capacity().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Transient);
+    assert!(error.message.contains("the cluster cannot be reached"), "{error}");
+}
+
+#[test]
+fn the_schema_names_every_key() {
+    let schema = serde_json::to_value((find(PluginKind::Provider, "kubernetes").unwrap().schema)()).unwrap();
+    let keys = schema["properties"].as_object().unwrap();
+    assert_eq!(keys.len(), 8);
+    for (key, property) in keys {
+        assert!(property.get("description").is_some(), "{key}: {schema}");
+    }
+}
