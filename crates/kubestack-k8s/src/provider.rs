@@ -90,10 +90,7 @@ impl KubeProvider {
                 Err(fault) => fault,
             };
             if replaced || !fault.already_exists() {
-                // Without a Secret no pod is sent: a Secret in doubt is at worst a remnant.
-                let error = refused(fault, &format!("make Secret {name}"), api);
-                let unsent = error.kind == ErrorKind::UnknownOutcome;
-                return Err(if unsent { Error::transient(error.message) } else { error });
+                return Err(before_the_pod(refused(fault, &format!("make Secret {name}"), api)));
             }
             if let Some(unit) = self.existing(api, request).await? {
                 return Ok(Err(unit));
@@ -106,7 +103,7 @@ impl KubeProvider {
             match left {
                 Some((uid, Some(marks))) if same_agent(&marks, &request.marks) => {
                     delete(api, "secrets", name, &uid, json!({})).await.map_err(|fault| {
-                        Error::transient(fault.error(&format!("replace Secret {name}"), Effect::None).message)
+                        before_the_pod(fault.error(&format!("replace Secret {name}"), Effect::Write))
                     })?;
                 }
                 Some(_) => return Err(foreign("Secret", name, api)),
@@ -167,6 +164,11 @@ fn refuse_held(marks: &Marks, unit: &UnitRef) -> Result<()> {
         Some(reason) => Err(Error::conflict(format!("{} is held ({reason}); release it first", unit.name))),
         None => Ok(()),
     }
+}
+
+/// Without its Secret no pod is sent: a Secret in doubt is at worst a remnant, and there will be no unit.
+fn before_the_pod(error: Error) -> Error {
+    if error.kind == ErrorKind::UnknownOutcome { Error::transient(error.message) } else { error }
 }
 
 /// A refused creation: an object that cannot be found then is the namespace.
