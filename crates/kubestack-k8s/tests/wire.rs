@@ -23,24 +23,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// A provider whose server answers so, and what it was asked. `answer` gets "METHOD rest-of-path" and how often that
-/// kind of request came before.
+/// A provider whose server answers so, and what it was asked ("METHOD rest-of-path body"). `answer` gets the line without
+/// the body, and how often that kind of request came before.
 fn served(answer: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> (KubeProvider, Log) {
     let log = Log::default();
     let (asked, answer) = (log.clone(), Arc::new(answer));
     let service = tower::service_fn(move |request: Request<Body>| {
-        let path = request.uri().path_and_query().unwrap().as_str();
-        let path = path.strip_prefix("/api/v1/namespaces/agents/").unwrap();
-        let request = format!("{} {path}", request.method());
-        let kind = |request: &str| {
-            let watch = request.contains("watch=1");
-            (request.split(['?', '=']).next().unwrap().to_owned(), watch, request.contains("fieldSelector"))
-        };
-        let mut log = asked.lock().unwrap();
-        let before = log.iter().filter(|one| kind(one) == kind(&request)).count();
-        log.push(request.clone());
-        let reply = answer(&request, before);
-        async move { Ok::<_, Infallible>(reply) }
+        let (asked, answer) = (asked.clone(), answer.clone());
+        async move {
+            let path = request.uri().path_and_query().unwrap().as_str();
+            let path = path.strip_prefix("/api/v1/namespaces/agents/").unwrap();
+            let line = format!("{} {path}", request.method());
+            let body = request.into_body().collect_bytes().await.unwrap();
+            let kind = |line: &str| {
+                let resource = line.split(['?', '=', '{']).next().unwrap().trim_end().to_owned();
+                (resource, line.contains("watch=1"), line.contains("fieldSelector"))
+            };
+            let mut log = asked.lock().unwrap();
+            let before = log.iter().filter(|one| kind(one) == kind(&line)).count();
+            log.push(format!("{line} {}", String::from_utf8_lossy(&body)).trim_end().to_owned());
+            Ok::<_, Infallible>(answer(&line, before))
+        }
     });
     (KubeProvider::with_client(&context("ci"), Client::new(service, "agents"), "agents"), log)
 }
@@ -220,6 +223,36 @@ async fn a_secret_is_taken_back_unless_its_pod_may_come_to_be() {
         let request = LaunchRequest::new(label(), marks("ci", 1), Some(enrolment()));
         assert_eq!(provider.launch(&request).await.unwrap_err().kind, kind);
         assert_eq!(asked(&log, &["DELETE secrets/ci-small-1-1"]).len(), deletes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changed_between_look_and_deed_is_not_touched() {
+    for (only, code, kind) in [(false, 409, None), (true, 409, Some(ErrorKind::Conflict)), (false, 404, None)]
+    {
+        let (provider, log) = served(move |request, _| match request {
+            request if request.starts_with("GET") => {
+                let mut pod = pod(1, 7);
+                pod["metadata"]["annotations"]["kubestack.io/secret"] = "s1".into();
+                reply(200, &pod)
+            }
+            "PATCH pods/ci-small-1-1" => reply(200, &pod(1, 8)),
+            // In the meantime another pod, and another Secret, has the name.
+            _ => refusal(code, "Conflict"),
+        });
+        let unit = UnitRef::new(marks("ci", 1).agent(), "u1".into());
+        let mut request = DestroyRequest::new(unit.clone(), Duration::from_secs(5));
+        request.only_if_not_started = only;
+        assert_eq!(provider.destroy(&request).await.err().map(|error| error.kind), kind);
+        provider.mark(&unit, &MarkPatch::Used("j".into())).await.unwrap();
+        let deletes = asked(&log, &["DELETE pods"]);
+        assert!(
+            deletes[0].contains("\"uid\":\"u1\"") && deletes[0].contains("\"gracePeriodSeconds\":5"),
+            "{deletes:?}"
+        );
+        assert_eq!(deletes[0].contains("\"resourceVersion\":\"7\""), only);
+        assert!(asked(&log, &["DELETE secrets"]).iter().all(|one| one.contains("\"uid\":\"s1\"")));
+        assert!(asked(&log, &["PATCH"])[0].contains("\"uid\":\"u1\""));
     }
 }
 
