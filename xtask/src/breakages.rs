@@ -27,7 +27,7 @@ const BREAKAGES: [Breakage; 8] = [
     },
     Breakage {
         name: "forget steps in flight",
-        file: "crates/kubestack-planner/src/facts.rs",
+        file: "crates/kubestack-planner/src/facts/steps.rs",
         from: "self.flights.insert(step.agent().clone(), Flight { step, sent: now, doubt: None });",
         to: "let _ = Flight { step, sent: now, doubt: None };",
     },
@@ -45,19 +45,19 @@ const BREAKAGES: [Breakage; 8] = [
     },
     Breakage {
         name: "retry a step in doubt",
-        file: "crates/kubestack-planner/src/facts.rs",
+        file: "crates/kubestack-planner/src/facts/steps.rs",
         from: "self.flights.insert(agent.clone(), Flight { doubt: Some(now), ..flight });",
         to: "let _ = Flight { doubt: Some(now), ..flight };",
     },
     Breakage {
         name: "forget that an agent was used",
-        file: "crates/kubestack-planner/src/facts.rs",
+        file: "crates/kubestack-planner/src/facts/looks.rs",
         from: "None => memory.used = Some((now, job)),",
         to: "None => drop((now, job)),",
     },
     Breakage {
         name: "an older read contradicts an acknowledged effect",
-        file: "crates/kubestack-planner/src/facts.rs",
+        file: "crates/kubestack-planner/src/facts/looks.rs",
         from: "let keep = listed.contains(uid) || known.began >= began;",
         to: "let keep = listed.contains(uid);",
     },
