@@ -303,7 +303,8 @@ pub trait SlaveProvider: Send + Sync {
     /// Changes marks on a unit and returns the unit as it is then.
     async fn mark(&self, unit: &UnitRef, patch: &MarkPatch) -> Result<Unit>;
 
-    /// What the platform could still take beyond its present units, where that can be known.
+    /// What the platform could still take beyond its present units, where that can be known; a limit on their number
+    /// as [`Resources::AGENTS`].
     async fn capacity(&self) -> Result<Option<Resources>> {
         Ok(None)
     }

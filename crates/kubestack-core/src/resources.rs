@@ -117,6 +117,17 @@ impl schemars::JsonSchema for Quantity {
 pub struct Resources(pub BTreeMap<String, Quantity>);
 
 impl Resources {
+    /// What a provider that limits the number of its units calls that number, in what it reports as free
+    /// ([`SlaveProvider::capacity`](crate::provider::SlaveProvider::capacity)). Each agent takes one; labels never name it.
+    pub const AGENTS: &str = "agents";
+
+    /// The same and that many agents.
+    #[must_use]
+    pub fn with_agents(mut self, count: u32) -> Self {
+        self.0.insert(Self::AGENTS.to_owned(), Quantity(u128::from(count) * 1000));
+        self
+    }
+
     /// Adds `other` to this.
     pub fn add(&mut self, other: &Self) {
         for (name, amount) in &other.0 {

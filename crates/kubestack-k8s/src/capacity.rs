@@ -29,8 +29,8 @@ pub fn free(quotas: &[Quota]) -> Resources {
 /// What a key of a quota limits, in the words of a label; requests and limits of our agents are the same.
 fn resource(key: &str) -> Option<&str> {
     match key {
-        "cpu" | "memory" | "pods" => Some(key),
-        "count/pods" => Some("pods"),
+        "cpu" | "memory" => Some(key),
+        "pods" | "count/pods" => Some(Resources::AGENTS),
         _ => key.strip_prefix("requests.").or_else(|| key.strip_prefix("limits.")),
     }
 }
@@ -51,7 +51,7 @@ mod tests {
         .unwrap();
         let free: Vec<(String, String)> =
             free(&quotas).0.into_iter().map(|(name, amount)| (name, amount.to_string())).collect();
-        let expected = [("cpu", "2"), ("memory", "0"), ("nvidia.com/gpu", "1"), ("pods", "7")];
+        let expected = [("agents", "7"), ("cpu", "2"), ("memory", "0"), ("nvidia.com/gpu", "1")];
         assert_eq!(free, expected.map(|(name, amount)| (name.to_owned(), amount.to_owned())));
         assert!(super::free(&[]).is_empty());
     }

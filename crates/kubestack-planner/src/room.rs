@@ -173,7 +173,7 @@ pub(crate) struct Room<'a> {
     labels: BTreeMap<&'a LabelName, Usage>,
     masters: BTreeMap<&'a MasterName, Usage>,
     providers: BTreeMap<&'a ProviderName, Usage>,
-    /// Launched on a provider since its free capacity was read.
+    /// Launched on a provider since its free capacity was read, their number included.
     since_read: BTreeMap<&'a ProviderName, Resources>,
     /// Agents not attached yet, by label and provider: a half-open breaker lets one through.
     unproven: BTreeMap<(&'a LabelName, &'a ProviderName), u32>,
@@ -239,7 +239,7 @@ impl<'a> Room<'a> {
             self.masters.entry(master).or_default().add(tally.nodes, &Resources::default());
         }
         if tally.since_read > 0 {
-            let launched = self.resources(label).times(tally.since_read);
+            let launched = self.resources(label).times(tally.since_read).with_agents(tally.since_read);
             self.since_read.entry(provider).or_default().add(&launched);
         }
         if tally.unproven > 0 {
@@ -332,19 +332,20 @@ impl<'a> Room<'a> {
         let none = Resources::default();
         let used = self.since_read.get(place.provider).unwrap_or(&none);
         let provider = place.provider.clone();
-        (!free.allows(used, resources)).then_some(Blocker::PlatformFull { provider })
+        let one = resources.clone().with_agents(1);
+        (!free.allows(used, &one)).then_some(Blocker::PlatformFull { provider })
     }
 
     /// Whether the platform could hold such an agent if ours were gone: then it is worth waiting for.
     pub fn platform_could_hold(&self, place: Place<'_>) -> bool {
         let free = self.world.providers.get(place.provider).and_then(|state| state.free.as_ref());
-        let ours = self.providers.get(place.provider).map(|usage| usage.resources.clone());
+        let ours = self.providers.get(place.provider).cloned().unwrap_or_default();
         free.is_none_or(|(_, free)| {
-            let mut most = ours.unwrap_or_default();
+            let mut most = ours.resources.with_agents(ours.agents);
             most.add(free);
             // What the platform does not tell, it does not limit.
             most.0.retain(|name, _| free.0.contains_key(name));
-            most.allows(&Resources::default(), self.resources(place.label))
+            most.allows(&Resources::default(), &self.resources(place.label).clone().with_agents(1))
         })
     }
 

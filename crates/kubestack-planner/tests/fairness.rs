@@ -600,3 +600,13 @@ fn so_many_failed_agents_are_held_while_the_mark_of_one_is_under_way() {
     stage.see(2, &[(&a, wrong()), (&b, wrong())]);
     same(&stage.told(2), &["drain ci-a-1-2: failed"]);
 }
+
+#[test]
+fn a_platform_that_limits_the_number_of_its_units_gets_no_more() {
+    let mut stage = Stage::new(simple());
+    stage.see(1, &[]).demand(2, "m", vec![count(5, &["a"])]);
+    stage.fact(2, Fact::Capacity("p".into(), at(2), Some(resources(&[("agents", "2")]))));
+    assert_eq!(stage.perform(2).len(), 2);
+    let plan = stage.settle(3);
+    assert_eq!(plan.classes[0].blocked, Some(Blocker::PlatformFull { provider: "p".into() }));
+}

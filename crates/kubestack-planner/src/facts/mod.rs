@@ -1,8 +1,8 @@
 //! Facts: the one way in which the world changes. Recorded in order, they replay a run.
 //!
-//! * [`looks`]: what systems show, in the order in which the reads began (design §4).
-//! * [`steps`]: what was sent, and what came of it.
-//! * [`forget`]: what is remembered of agents that are gone, and for how long.
+//! * `looks`: what systems show, in the order in which the reads began (design §4).
+//! * `steps`: what was sent, and what came of it.
+//! * `forget`: what is remembered of agents that are gone, and for how long.
 
 mod forget;
 mod looks;
