@@ -35,10 +35,18 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 wrong usage or conf
 pub(crate) enum Output {
     /// A table
     Table,
+    /// A table with all that is known of agents, and with all systems (list)
+    Wide,
     /// JSON
     Json,
     /// YAML
     Yaml,
+}
+
+impl Output {
+    pub(crate) fn is_for_people(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
 }
 
 #[derive(Subcommand)]

@@ -1,6 +1,6 @@
 //! Commands that ask a running daemon.
 
-use crate::cli::{Action, Cli};
+use crate::cli::{Action, Cli, Output};
 use crate::control::Client;
 use crate::{Exit, NO_SUCH_THING, show};
 use anyhow::Result;
@@ -14,7 +14,7 @@ pub(crate) async fn act(cli: &Cli, action: &Action) -> Result<ExitCode> {
     let command = match action {
         Action::List => {
             let status = client.status().await?;
-            show::answer(cli.output, &status, || show::status(&status));
+            show::answer(cli.output, &status, || show::status(&status, cli.output == Output::Wide));
             return Ok(ExitCode::SUCCESS);
         }
         Action::Explain { what } => {

@@ -40,7 +40,7 @@ pub(crate) fn progress(text: &str) {
 /// Prints an answer in the form that was asked for.
 pub(crate) fn answer(output: Output, value: &impl serde::Serialize, for_people: impl FnOnce()) {
     match output {
-        Output::Table => for_people(),
+        Output::Table | Output::Wide => for_people(),
         Output::Json => line(&serde_json::to_string_pretty(value).unwrap_or_default()),
         Output::Yaml => line(serde_saphyr::to_string(value).unwrap_or_default().trim_end()),
     }
@@ -135,24 +135,31 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Agents, demand and what does not answer.
-pub(crate) fn status(status: &Status) {
+/// Agents, demand and what does not answer; wide: uids, jobs and the systems that answer as well.
+pub(crate) fn status(status: &Status, wide: bool) {
     for (reason, what) in [(&status.paused, "paused"), (&status.draining, "draining")] {
         if let Some(reason) = reason {
             line(&format!("{what}: {}", plain(reason)));
         }
     }
-    let mut agents = table(&["name", "label", "provider", "master", "state", "age", "about"]);
+    let head: &[&str] = if wide { &["uid", "job"] } else { &[] };
+    let mut agents =
+        table(&[&["name", "label", "provider", "master", "state", "age"], head, &["about"]].concat());
+    let or_none = |text: Option<String>| text.map_or("-".to_owned(), |text| plain(&text));
     for agent in &status.agents {
-        agents.add_row([
+        let mut row = vec![
             agent.name.to_string(),
             agent.label.to_string(),
             agent.provider.to_string(),
-            agent.master.as_ref().map_or("-".to_owned(), ToString::to_string),
+            or_none(agent.master.as_ref().map(ToString::to_string)),
             agent.state.clone(),
             ago(status.now, agent.created),
-            plain(&agent.text),
-        ]);
+        ];
+        if wide {
+            row.extend([or_none(agent.uid.clone()), or_none(agent.job.clone())]);
+        }
+        row.push(headline(&agent.text));
+        agents.add_row(row);
     }
     if status.agents.is_empty() {
         line("no agents");
@@ -166,10 +173,21 @@ pub(crate) fn status(status: &Status) {
         let jobs = if status.foreign == 1 { "1 job waits" } else { &format!("{} jobs wait", status.foreign) };
         line(&format!("{jobs} that no label here can serve"));
     }
-    for system in status.systems.iter().filter(|system| system.error.is_some() || system.stale) {
-        let error = system.error.as_deref().unwrap_or("no answer yet");
-        line(&format!("{} {}: {}", system.kind, system.name, plain(error)));
+    for system in status.systems.iter().filter(|system| wide || system.error.is_some() || system.stale) {
+        let about = match (&system.error, system.heard) {
+            (Some(error), _) => plain(error),
+            (None, Some(heard)) => format!("answered {} ago", ago(status.now, heard)),
+            (None, None) => "no answer yet".to_owned(),
+        };
+        line(&format!("{} {}: {about}", system.kind, system.name));
     }
+}
+
+/// The first line of a text, which says that there are more.
+fn headline(text: &str) -> String {
+    let mut lines = text.lines();
+    let first = plain(lines.next().unwrap_or_default());
+    if lines.next().is_some() { first + " …" } else { first }
 }
 
 /// All plugins.

@@ -49,6 +49,29 @@ fn an_agent_is_created_held_released_and_deleted() {
     none_is_left(&daemon);
 }
 
+/// Its words and the last lines of its log are what an operator needs first.
+#[test]
+fn a_failed_agent_is_explained_with_the_last_lines_of_its_log() {
+    let mut daemon = Daemon::new();
+    let failing = "type: local, command: [sh, -c, 'echo no disk; echo bye; exit 3']";
+    daemon.configure(|text| {
+        text.replace("type: local", failing).replace("name: a,", "name: a, hold_on_failure: 1,")
+    });
+    daemon.start();
+    daemon.submit("true");
+    let (name, uid) = agent(&daemon, "held");
+    let explained = daemon.tell(&["explain", &name]);
+    let mut lines = explained.lines();
+    let first = lines.next().unwrap();
+    assert!(first.starts_with(&name) && first.contains("exited with status 3"), "{explained}");
+    assert_eq!(lines.collect::<Vec<_>>(), ["  no disk", "  bye"], "{explained}");
+    let list = daemon.tell(&["list"]);
+    assert!(list.contains("exited with status 3") && !list.contains("bye"), "{list}");
+    assert!(!list.contains(&uid) && !list.contains("provider local"), "{list}");
+    let wide = daemon.tell(&["list", "-o", "wide"]);
+    assert!(wide.contains(&uid) && wide.contains("provider local: answered"), "{wide}");
+}
+
 #[test]
 fn a_pause_outlives_the_daemon_and_says_why_jobs_wait() {
     let mut daemon = daemon();

@@ -48,7 +48,7 @@ pub struct AgentStatus {
     pub master: Option<MasterName>,
     /// How far it is, in one word.
     pub state: String,
-    /// The same with what is known besides, in one sentence.
+    /// The same with what is known besides, in one sentence, which the last lines of a failed one's log may follow.
     pub text: String,
     /// The id of its job, where known.
     pub job: Option<String>,
@@ -146,8 +146,8 @@ fn agent_status(agent: &Agent<'_>, world: &World) -> AgentStatus {
 }
 
 impl Status {
-    /// Why things are as they are, for a label, an agent's name or a uid: one sentence a line. Empty if
-    /// nothing here is called so.
+    /// Why things are as they are, for a label, an agent's name or a uid: one sentence a line, the lines of a log
+    /// indented below theirs. Empty if nothing here is called so.
     pub fn explain(&self, what: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for demand in self.demand.iter().filter(|demand| demand.labels.contains(what)) {
@@ -156,7 +156,9 @@ impl Status {
         for agent in &self.agents {
             let uid = agent.uid.as_deref() == Some(what);
             if uid || agent.name.as_str() == what || agent.label.as_str() == what {
-                lines.push(format!("{}: {}", agent.name, agent.text));
+                let mut text = agent.text.lines();
+                lines.push(format!("{}: {}", agent.name, text.next().unwrap_or_default()));
+                lines.extend(text.map(|line| format!("  {line}")));
             }
         }
         lines

@@ -5,6 +5,7 @@ use crate::plan::ClassReport;
 use crate::room::{Blocker, Scope};
 use crate::step::join;
 use crate::world::World;
+use kubestack_core::provider::UnitPhase;
 use kubestack_core::time::{Moment, Span};
 use std::fmt::Write;
 
@@ -73,7 +74,8 @@ pub fn blocker(blocker: &Blocker, now: Moment) -> String {
     }
 }
 
-/// Why an agent is as it is, in one sentence.
+/// Why an agent is as it is, in one sentence. The platform's own words come last; where they are several lines, such
+/// as the last ones of a log, so is this.
 pub fn agent(agent: &Agent<'_>, world: &World) -> String {
     let mut text = match &agent.state {
         AgentState::Held(reason) => format!("held: {reason}"),
@@ -82,8 +84,18 @@ pub fn agent(agent: &Agent<'_>, world: &World) -> String {
     if let Some((_, Some(job))) = agent.memory.and_then(|memory| memory.used.as_ref()) {
         let _ = write!(text, ", job {job}");
     }
-    if let Some(cause) = agent.failure() {
+    let (hindrance, ended, platform) = match agent.unit.map(|unit| &unit.unit.phase) {
+        Some(UnitPhase::Pending { cause, text }) => (*cause, None, text.as_str()),
+        // How a job's unit ended is of interest only where it failed.
+        Some(UnitPhase::Ended { cause, text }) if cause.or(agent.failure()).is_some() => {
+            (None, *cause, text.as_str())
+        }
+        _ => (None, None, ""),
+    };
+    if let Some(cause) = agent.failure().or(ended) {
         let _ = write!(text, ", failed: {cause}");
+    } else if let Some(cause) = hindrance {
+        let _ = write!(text, ", {cause}");
     }
     if let Some(flight) = agent.flight {
         let doubt = if flight.doubt.is_some() { " (outcome unknown, waiting for a look)" } else { "" };
@@ -91,6 +103,9 @@ pub fn agent(agent: &Agent<'_>, world: &World) -> String {
     }
     if let Some(backoff) = world.backoff.get(&crate::step::Target::Agent(agent.name.clone())) {
         let _ = write!(text, ", last try failed: {}", backoff.error);
+    }
+    if !platform.is_empty() {
+        let _ = write!(text, ": {platform}");
     }
     text
 }

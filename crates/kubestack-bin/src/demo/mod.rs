@@ -186,7 +186,7 @@ async fn watch(
     clock: &dyn Clock,
     output: Output,
 ) -> Result<Seen> {
-    let quiet = output != Output::Table;
+    let quiet = !output.is_for_people();
     let mut progress = Progress::new(quiet);
     wait_until_up(client, clock).await?;
     for job in mix {
@@ -227,7 +227,7 @@ fn stopped() -> anyhow::Error {
 
 /// Ends all jobs and agents: a demo that goes wrong or is stopped leaves nothing either.
 async fn take_all_away(handle: &Handle, clock: &dyn Clock, output: Output) {
-    if output == Output::Table {
+    if output.is_for_people() {
         show::aside("\nending jobs and agents; another Ctrl-C kills them");
     }
     let since = clock.now();
