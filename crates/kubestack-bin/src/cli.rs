@@ -61,6 +61,16 @@ pub(crate) enum Action {
     Demo(Demo),
     /// Check the config file; nothing is started
     Check,
+    /// Show what a daemon would do now, and why; nothing is sent
+    ///
+    /// Every system that the config names is looked at once. This works beside a running daemon and without one (the
+    /// built-in queue answers only while its daemon runs). The names of new agents are given by the daemon, so they
+    /// are left out. Fails if a system did not answer: then more might be done than is shown.
+    Plan {
+        /// How long to wait for each system
+        #[arg(long, value_name = "DURATION", default_value = "10s")]
+        timeout: kubestack_core::time::Span,
+    },
     /// List agents and what waits
     List,
     /// Launch one agent, demand or not

@@ -17,6 +17,7 @@ mod control;
 mod demo;
 mod jobs;
 mod operate;
+mod plan;
 mod reload;
 mod run;
 mod show;
@@ -79,6 +80,7 @@ async fn act(cli: Cli) -> Result<ExitCode> {
         Action::Run { .. } => run::daemon(&cli.config).await,
         Action::Demo(demo) => demo::run(demo, cli.output).await,
         Action::Check => run::check(&cli.config),
+        Action::Plan { timeout } => plan::plan(&cli.config, *timeout, cli.output).await,
         Action::Submit(submit) => jobs::submit(&cli.config, submit, cli.output).await,
         Action::Jobs { action } => jobs::jobs(&cli.config, action, cli.output).await,
         Action::Logs { job, follow } => jobs::logs(&cli.config, job, *follow).await,

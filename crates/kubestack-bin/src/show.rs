@@ -5,7 +5,8 @@ use crate::cli::Output;
 use comfy_table::{ContentArrangement, Table, presets};
 use kubestack_core::registry::Plugin;
 use kubestack_core::time::{Moment, Span};
-use kubestack_engine::Status;
+use kubestack_engine::look::StepStatus;
+use kubestack_engine::{Outlook, Status};
 use kubestack_queue::model::Job;
 use rustix::termios::tcgetwinsize;
 use std::io::Write;
@@ -137,35 +138,86 @@ pub(crate) fn plain(text: &str) -> String {
 
 /// Agents, demand and what does not answer; wide: uids, jobs and the systems that answer as well.
 pub(crate) fn status(status: &Status, wide: bool) {
+    intent(status);
+    agents(status, wide);
+    rest(status, wide);
+}
+
+/// What a daemon would do, what becomes of the demand, and what does not answer.
+pub(crate) fn outlook(outlook: &Outlook, wide: bool) {
+    intent(&outlook.status);
+    // A launch is like another: without its agent's name only their number tells.
+    let mut counted: Vec<(&StepStatus, usize)> = Vec::new();
+    for step in &outlook.steps {
+        match counted.iter_mut().find(|(known, _)| *known == step) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((step, 1)),
+        }
+    }
+    let mut steps = table(&["step", "agent", "label", "provider", "master", "reason"]);
+    for (step, count) in &counted {
+        let times = if *count > 1 { format!(" x{count}") } else { String::new() };
+        steps.add_row([
+            format!("{}{times}", step.step.replace('_', " ")),
+            or_none(step.agent.as_ref()),
+            or_none(step.label.as_ref()),
+            or_none(step.provider.as_ref()),
+            or_none(step.master.as_ref()),
+            plain(&step.reason),
+        ]);
+    }
+    if counted.is_empty() {
+        line("nothing to do");
+    } else {
+        line(&steps.trim_fmt());
+    }
+    for violation in &outlook.violations {
+        line(&format!("would not be sent, please report this defect: {}", plain(violation)));
+    }
+    rest(&outlook.status, wide);
+}
+
+fn or_none(thing: Option<&impl ToString>) -> String {
+    thing.map_or("-".to_owned(), |thing| plain(&thing.to_string()))
+}
+
+/// What the operator asked for.
+fn intent(status: &Status) {
     for (reason, what) in [(&status.paused, "paused"), (&status.draining, "draining")] {
         if let Some(reason) = reason {
             line(&format!("{what}: {}", plain(reason)));
         }
     }
+}
+
+fn agents(status: &Status, wide: bool) {
     let head: &[&str] = if wide { &["uid", "job"] } else { &[] };
-    let mut agents =
+    let mut rows =
         table(&[&["name", "label", "provider", "master", "state", "age"], head, &["about"]].concat());
-    let or_none = |text: Option<String>| text.map_or("-".to_owned(), |text| plain(&text));
     for agent in &status.agents {
         let mut row = vec![
             agent.name.to_string(),
             agent.label.to_string(),
             agent.provider.to_string(),
-            or_none(agent.master.as_ref().map(ToString::to_string)),
+            or_none(agent.master.as_ref()),
             agent.state.clone(),
             ago(status.now, agent.created),
         ];
         if wide {
-            row.extend([or_none(agent.uid.clone()), or_none(agent.job.clone())]);
+            row.extend([or_none(agent.uid.as_ref()), or_none(agent.job.as_ref())]);
         }
         row.push(headline(&agent.text));
-        agents.add_row(row);
+        rows.add_row(row);
     }
     if status.agents.is_empty() {
         line("no agents");
     } else {
-        line(&agents.trim_fmt());
+        line(&rows.trim_fmt());
     }
+}
+
+/// Demand, and systems: those that do not answer, or all.
+fn rest(status: &Status, wide: bool) {
     for demand in &status.demand {
         line(&plain(&demand.text));
     }

@@ -87,7 +87,7 @@ fn a_bad_config_ends_with_2_and_names_each_problem_and_starts_nothing() {
         state.display()
     );
     fs::write(&path, config).unwrap();
-    for action in ["check", "run"] {
+    for action in ["check", "plan", "run"] {
         let output = kubestack(&["-c", path.to_str().unwrap(), action]);
         assert_eq!(output.status.code(), Some(2), "{action}");
         let said = text(&output.stderr);
@@ -125,7 +125,7 @@ statedir: x
         state.display()
     );
     fs::write(&path, config).unwrap();
-    for action in ["check", "run"] {
+    for action in ["check", "plan", "run"] {
         let output = kubestack(&["-c", path.to_str().unwrap(), action]);
         assert_eq!(output.status.code(), Some(2), "{action}");
         let said = text(&output.stderr);

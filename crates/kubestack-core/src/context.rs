@@ -92,11 +92,13 @@ pub struct SourceContext {
     /// How many more agents fit at present, by label; a source that reserves work (acquire-by-id) reserves
     /// no more than that.
     pub free_capacity: BTreeMap<LabelName, u32>,
+    /// Somebody only wants to look, perhaps beside a daemon: nothing may be reserved, and nobody be told anything.
+    pub only_look: bool,
 }
 
 impl SourceContext {
     /// With these labels and no known capacity.
     pub fn new(labels: BTreeMap<LabelName, LabelSpec>) -> Self {
-        Self { labels, free_capacity: BTreeMap::new() }
+        Self { labels, free_capacity: BTreeMap::new(), only_look: false }
     }
 }

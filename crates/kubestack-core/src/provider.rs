@@ -291,6 +291,18 @@ pub trait SlaveProvider: Send + Sync {
     /// Starts to tell about its units: those that carry this instance's mark, and no others.
     async fn watch(&self) -> Result<Box<dyn UnitWatch>>;
 
+    /// One complete read: when it began, and all units of this instance. It changes nothing, and may run beside
+    /// a daemon that tends the same units: a provider whose watch also cleans up or takes units on has one of
+    /// its own.
+    async fn look(&self) -> Result<(Moment, Vec<Unit>)> {
+        let mut watch = self.watch().await?;
+        loop {
+            if let WatchEvent::Complete { began, units } = watch.next().await? {
+                return Ok((began, units));
+            }
+        }
+    }
+
     /// Launches one unit. Idempotent by name: if a unit of that name with our mark exists, it is returned.
     /// An error other than [`UnknownOutcome`](crate::error::ErrorKind::UnknownOutcome) means that no unit
     /// was made and none will appear.

@@ -72,6 +72,24 @@ impl Setup {
             }
         }
     }
+
+    /// The labels that a source serves.
+    pub(crate) fn context(&self, source: &SourceName) -> SourceContext {
+        let settings = &self.settings;
+        let nothing = SourceSettings::default();
+        let masters = &settings.sources.get(source).unwrap_or(&nothing).masters;
+        let serves = |name: &LabelName| {
+            settings.labels.get(name).is_some_and(|label| {
+                if masters.is_empty() {
+                    label.masters.is_empty()
+                } else {
+                    !masters.is_disjoint(&label.masters)
+                }
+            })
+        };
+        let labels = self.labels.iter().filter(|(name, _)| serves(name));
+        SourceContext::new(labels.map(|(name, spec)| (name.clone(), spec.clone())).collect())
+    }
 }
 
 /// A whole engine, ready to run.
@@ -243,7 +261,7 @@ impl Leader {
         }
         let pokes: Vec<_> = self.pokes.values().cloned().collect();
         for (name, source) in systems.demand {
-            let (labels, receive) = watch::channel(Arc::new(self.context(&name)));
+            let (labels, receive) = watch::channel(Arc::new(self.setup.context(&name)));
             self.labels.insert(name.clone(), labels);
             let task = observe::demand(observer.clone(), name.clone(), source, receive);
             self.spawner.spawn(&format!("demand {name}"), Box::pin(task));
@@ -252,24 +270,6 @@ impl Leader {
             let task = observe::completion(observer.clone(), name.clone(), source, pokes.clone());
             self.spawner.spawn(&format!("completion {name}"), Box::pin(task));
         }
-    }
-
-    /// The labels that a source serves.
-    fn context(&self, source: &SourceName) -> SourceContext {
-        let settings = &self.setup.settings;
-        let nothing = SourceSettings::default();
-        let masters = &settings.sources.get(source).unwrap_or(&nothing).masters;
-        let serves = |name: &LabelName| {
-            settings.labels.get(name).is_some_and(|label| {
-                if masters.is_empty() {
-                    label.masters.is_empty()
-                } else {
-                    !masters.is_disjoint(&label.masters)
-                }
-            })
-        };
-        let labels = self.setup.labels.iter().filter(|(name, _)| serves(name));
-        SourceContext::new(labels.map(|(name, spec)| (name.clone(), spec.clone())).collect())
     }
 
     async fn lead(
@@ -459,7 +459,7 @@ impl Leader {
         let settings = Box::new(self.setup.settings.clone());
         self.world.apply(self.clock.now(), Fact::Configured(settings));
         for (source, labels) in &self.labels {
-            labels.send_replace(Arc::new(self.context(source)));
+            labels.send_replace(Arc::new(self.setup.context(source)));
         }
         self.soon();
         tracing::info!("new configuration in use");

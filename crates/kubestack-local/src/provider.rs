@@ -41,6 +41,11 @@ impl SlaveProvider for LocalProvider {
         Ok(Box::new(LocalWatch::new(Arc::clone(&self.units))))
     }
 
+    async fn look(&self) -> Result<(Moment, Vec<Unit>)> {
+        let began = self.units.context.clock.now();
+        Ok((began, self.units.access(|access| access.look())?))
+    }
+
     async fn launch(&self, request: &LaunchRequest) -> Result<Unit> {
         // Without an await, so that nobody can drop it half-way: what remains is a kill of the daemon.
         self.units.access(|access| launch::launch(&self.units, access, &self.command, request))

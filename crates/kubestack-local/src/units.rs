@@ -237,6 +237,27 @@ impl Access<'_> {
         Ok(units.into_values().collect())
     }
 
+    /// The same without a change to anything, as a daemon that tends these units would tell it.
+    pub fn look(&self) -> Result<Vec<Unit>> {
+        if !self.units.root.exists() {
+            // Nothing was ever launched.
+            return Ok(Vec::new());
+        }
+        let mut look = Look::new()?;
+        let mut units = Vec::new();
+        for name in self.names()? {
+            let Some((home, mut record)) = self.read(&name)? else { continue };
+            let leader = record.leader.clone();
+            let members = look.table()?.members(record.uid.as_str(), leader.as_ref(), &BTreeSet::new());
+            let lives = !members.is_empty();
+            if leader.is_some() && !lives && record.ending.is_none() {
+                record.exit = record.exit.or(Some(Exit::Unknown));
+            }
+            units.push(view(&home, &record, lives));
+        }
+        Ok(units)
+    }
+
     /// Brings the record up to what the processes show, and returns the unit as it is.
     pub fn settle(&mut self, home: &Home, record: &mut Record) -> Result<Unit> {
         self.settle_in(&mut Look::new()?, home, record)

@@ -62,6 +62,41 @@ fn written_leader(dir: &Path, unit: &Unit) -> i64 {
     serde_json::from_slice::<serde_json::Value>(&record).unwrap()["leader"]["pid"].as_i64().unwrap()
 }
 
+/// A dry run may look beside the daemon that tends these units, which is making one just now.
+#[tokio::test]
+async fn a_look_shows_everything_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = Host::new("ci", &dir.path().join("not/there"));
+    assert!(absent.provider.look().await.unwrap().1.is_empty() && !dir.path().join("not").exists());
+    let making = dir.path().join(format!(".{}-ci-small-1-9", scope("ci", dir.path()).await));
+    let host = Host::new("ci", dir.path());
+    let runs = host.launch(1, "exec sleep 1000").await;
+    let ends = host.launch(2, "until test -e go; do sleep 0.02; done; exit 4").await;
+    host.stop().await;
+    fs::write(dir.path().join(ends.name.as_str()).join("work/go"), "").unwrap();
+    until("ended", || marked(ends.uid.as_str()).is_empty()).await;
+    fs::create_dir(&making).unwrap();
+    let records = || {
+        [&runs, &ends].map(|unit| fs::read(dir.path().join(unit.name.as_str()).join("unit.json")).unwrap())
+    };
+    let before = records();
+
+    let host = Host::new("ci", dir.path());
+    let (_, units) = host.provider.look().await.unwrap();
+    let phases: BTreeMap<_, _> = units.iter().map(|unit| (&unit.name, &unit.phase)).collect();
+    assert_eq!(phases.len(), 2, "{phases:?}");
+    assert_eq!(phases[&runs.name], &UnitPhase::Running);
+    assert!(matches!(phases[&ends.name], UnitPhase::Ended { .. }), "{phases:?}");
+    assert!(making.exists() && records() == before);
+    for unit in [&runs, &ends] {
+        host.destroy(unit, SOON).await.unwrap();
+    }
+    let mut view = host.view().await;
+    for unit in [&runs, &ends] {
+        view.until_gone(unit).await;
+    }
+}
+
 #[tokio::test]
 async fn a_destroy_goes_on_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use crate::agent::{Agent, AgentState};
 use crate::plan::ClassReport;
 use crate::room::{Blocker, Scope};
-use crate::step::join;
+use crate::step::{Reason, join};
 use crate::world::World;
 use kubestack_core::provider::UnitPhase;
 use kubestack_core::time::{Moment, Span};
@@ -71,6 +71,17 @@ pub fn blocker(blocker: &Blocker, now: Moment) -> String {
             format!("a new leader waits {} until the sends of the one before have landed", wait(*until))
         }
         Blocker::Nowhere => "its labels name no provider and master that fit".to_owned(),
+    }
+}
+
+/// Why a step is taken, in a few words.
+pub fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::Failed { cause } => format!("failed: {cause}"),
+        Reason::KeptForInspection { cause } => format!("kept for inspection: {cause}"),
+        Reason::Reclaimed { labels } => format!("room for {}", join(labels)),
+        Reason::IdleTimeout => "idle for longer than its idle_timeout".to_owned(),
+        other => other.as_str().replace('_', " "),
     }
 }
 

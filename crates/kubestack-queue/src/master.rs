@@ -306,7 +306,9 @@ impl DemandSource for QueueDemand {
             waiting.iter().map(|job| &job.label).filter(|label| !served(label)).collect();
         let why = |label: &String| (label.clone(), format!("no label here can serve `{label}`"));
         let foreign = foreign.into_iter().take(FOREIGN).map(why).collect();
-        if let Err(error) = self.master.tell(|reasons| reasons.foreign = foreign).await {
+        if !context.only_look
+            && let Err(error) = self.master.tell(|reasons| reasons.foreign = foreign).await
+        {
             tracing::debug!(%error, "cannot tell why jobs wait; it is tried again at the next look");
         }
         let demands = waiting.into_iter().map(|job| {

@@ -173,6 +173,17 @@ impl Coordination for LocalCoordination {
         Ok(leadership)
     }
 
+    async fn peek(&self) -> Result<Leadership> {
+        let path = self.file();
+        let kept = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice::<Kept>(&bytes)
+                .map_err(|error| Error::invalid(format!("{} is damaged: {error}", path.display())))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept::default(),
+            Err(error) => return Err(fault("cannot read", &path, &error, "check its permissions")),
+        };
+        Ok(Leadership::new(kept.term + 1, kept.term == 0 || kept.clean, kept.memory, kept.intent))
+    }
+
     fn holds(&self) -> bool {
         let held = self.held();
         let Some(Held { lock, .. }) = held.as_ref() else { return false };

@@ -43,6 +43,11 @@ pub trait Coordination: Send + Sync {
     /// [`Conflict`](kubestack_core::error::ErrorKind::Conflict) if another holder is alive; the text names it.
     async fn acquire(&self) -> Result<Leadership>;
 
+    /// What the next leader would get, without becoming it and without a change to anything.
+    async fn peek(&self) -> Result<Leadership> {
+        Ok(Leadership::new(1, true, None, Value::Null))
+    }
+
     /// Whether this is still the leader. Asked before each send; cheap.
     fn holds(&self) -> bool;
 

@@ -1,0 +1,142 @@
+//! A dry run: one look at every system, and the plan that a leader would make of it. Nothing is sent, led or kept.
+
+use crate::coordination::Leadership;
+use crate::engine::Engine;
+use crate::status::{Status, status};
+use futures_util::future::{BoxFuture, join_all};
+use kubestack_core::context::Clock;
+use kubestack_core::error::{Error, Result};
+use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName};
+use kubestack_core::time::{Moment, Span};
+use kubestack_planner::agent::agents;
+use kubestack_planner::{Fact, PlannedStep, Step, World, check, plan, words};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+/// What a leader would do now, and why.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Outlook {
+    /// What was seen, and what becomes of each class of demand.
+    pub status: Status,
+    /// What a leader would send, in this order.
+    pub steps: Vec<StepStatus>,
+    /// Steps that the planner's checker would keep from being sent: each is a defect.
+    pub violations: Vec<String>,
+}
+
+/// A step and why it would be taken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StepStatus {
+    /// What would be done: `launch`, `drain`, `destroy` and so on.
+    pub step: String,
+    /// To which agent; of a launch nothing yet, for only a leader gives names.
+    pub agent: Option<AgentName>,
+    /// Its label.
+    pub label: Option<LabelName>,
+    /// The provider that would be asked.
+    pub provider: Option<ProviderName>,
+    /// The master that would be asked.
+    pub master: Option<MasterName>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl Engine {
+    /// Looks at each system once and plans. No task of a plugin runs meanwhile, and no system is told anything, so
+    /// this may run beside the daemon of the same installation. A system that has not answered within `bound`
+    /// stands in [`Status::systems`] with its error, and the plan is made without it.
+    ///
+    /// # Errors
+    /// If what coordination keeps (the operator's intent, what is remembered) cannot be read.
+    pub async fn look(self, bound: Duration) -> Result<Outlook> {
+        let Self { setup, systems, clock, coordination, .. } = self;
+        let Leadership { term, memory, intent, .. } = coordination.peek().await?;
+        let mut world = World::new(setup.instance.clone(), term, setup.settings.clone(), clock.now());
+        world.intent = serde_json::from_value(intent).unwrap_or_default();
+        world.memory = memory
+            .and_then(|memory| serde_json::from_value(memory).ok())
+            .unwrap_or_else(|| world.memory.clone());
+        let mut looks: Vec<BoxFuture<'_, (Moment, Fact)>> = Vec::new();
+        let clock = &*clock;
+        for (name, provider) in &systems.providers {
+            looks.push(Box::pin(async move {
+                let fact = match bounded(clock, bound, provider.look()).await {
+                    Ok((began, units)) => Fact::Units(name.clone(), began, units),
+                    Err(error) => Fact::ProviderFailed(name.clone(), error.message),
+                };
+                (clock.now(), fact)
+            }));
+            looks.push(Box::pin(async move {
+                let began = clock.now();
+                // Without it there is only less to know.
+                let free = bounded(clock, bound, provider.capacity()).await.unwrap_or_default();
+                (clock.now(), Fact::Capacity(name.clone(), began, free))
+            }));
+        }
+        for (name, master) in &systems.masters {
+            looks.push(Box::pin(async move {
+                let fact = match bounded(clock, bound, master.agents()).await {
+                    Ok(agents) => Fact::Agents(name.clone(), agents),
+                    Err(error) => Fact::MasterFailed(name.clone(), error.message),
+                };
+                (clock.now(), fact)
+            }));
+        }
+        for (name, mut source) in systems.demand {
+            let mut context = setup.context(&name);
+            context.only_look = true;
+            looks.push(Box::pin(async move {
+                let fact = match bounded(clock, bound, source.next(&context)).await {
+                    Ok(demand) => Fact::Demand(name, demand),
+                    Err(error) => Fact::DemandFailed(name, error.message),
+                };
+                (clock.now(), fact)
+            }));
+        }
+        for (at, fact) in join_all(looks).await {
+            world.apply(at, fact);
+        }
+        world.apply(clock.now(), Fact::Now);
+        Ok(outlook(&world))
+    }
+}
+
+async fn bounded<T>(clock: &dyn Clock, bound: Duration, look: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        seen = look => seen,
+        () = clock.sleep(bound) => Err(Error::transient(format!("no answer within {}", Span(bound)))),
+    }
+}
+
+fn outlook(world: &World) -> Outlook {
+    let plan = plan(world);
+    let violations = check(world, &plan);
+    let labels: BTreeMap<AgentName, LabelName> =
+        agents(world).iter().map(|agent| (agent.name.clone(), agent.label.clone())).collect();
+    let sent = |planned: &&PlannedStep| !violations.iter().any(|one| one.agent == *planned.step.agent());
+    let steps = plan.steps.iter().filter(sent).map(|PlannedStep { step, reason }| {
+        let (provider, master) = step.systems();
+        let (agent, label) = match step {
+            Step::Launch(launch) => (None, Some(launch.label.clone())),
+            step => (Some(step.agent().clone()), labels.get(step.agent()).cloned()),
+        };
+        StepStatus {
+            step: step.kind().to_owned(),
+            agent,
+            label,
+            provider: provider.cloned(),
+            master: master.cloned(),
+            reason: words::reason(reason),
+        }
+    });
+    Outlook {
+        steps: steps.collect(),
+        status: status(world, &plan, &BTreeMap::new()),
+        violations: violations.iter().map(ToString::to_string).collect(),
+    }
+}
