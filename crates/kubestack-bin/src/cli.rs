@@ -60,7 +60,17 @@ pub(crate) enum Action {
     /// Run real jobs on real agents in a temporary directory, and show what happens
     Demo(Demo),
     /// Check the config file; nothing is started
-    Check,
+    Check {
+        /// Also try each system: that it answers, each permission, and that it would take each label's agents
+        ///
+        /// Nothing is made or changed; this works beside a running daemon and before there is one (the built-in
+        /// queue answers only while its daemon runs). Fails if something is missing.
+        #[arg(long)]
+        online: bool,
+        /// How long to wait for each system
+        #[arg(long, value_name = "DURATION", default_value = "10s", requires = "online")]
+        timeout: kubestack_core::time::Span,
+    },
     /// Show what a daemon would do now, and why; nothing is sent
     ///
     /// Every system that the config names is looked at once. This works beside a running daemon and without one (the

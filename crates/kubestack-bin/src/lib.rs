@@ -12,6 +12,7 @@
 //! `kubestack-engine`.
 
 mod assemble;
+mod check;
 mod cli;
 mod control;
 mod demo;
@@ -79,7 +80,8 @@ async fn act(cli: Cli) -> Result<ExitCode> {
     match &cli.action {
         Action::Run { .. } => run::daemon(&cli.config).await,
         Action::Demo(demo) => demo::run(demo, cli.output).await,
-        Action::Check => run::check(&cli.config),
+        Action::Check { online: false, .. } => check::config(&cli.config),
+        Action::Check { timeout, .. } => check::online(&cli.config, *timeout, cli.output).await,
         Action::Plan { timeout } => plan::plan(&cli.config, *timeout, cli.output).await,
         Action::Submit(submit) => jobs::submit(&cli.config, submit, cli.output).await,
         Action::Jobs { action } => jobs::jobs(&cli.config, action, cli.output).await,

@@ -1,9 +1,9 @@
-//! `kubestack run`: the daemon in the foreground; and `kubestack check`.
+//! `kubestack run`: the daemon in the foreground.
 
 use crate::control::{self, Server};
 use crate::reload::{self, Loaded};
 use crate::signals::Signals;
-use crate::{Exit, STOPPED, USAGE, assemble, show};
+use crate::{Exit, STOPPED, USAGE, assemble};
 use anyhow::{Context, Result};
 use kubestack_engine::Handle;
 use kubestack_engine::audit::AuditFile;
@@ -22,19 +22,6 @@ impl From<Problems> for Exit {
     fn from(problems: Problems) -> Self {
         Self { code: USAGE, text: format!("the config is not valid\n{problems}") }
     }
-}
-
-/// Checks the file, and that each plugin takes its part of it. Starts nothing.
-pub(crate) fn check(path: &Path) -> Result<ExitCode> {
-    let config = Loaded::read(path)?.config;
-    let instance = &config.setup.instance;
-    let (labels, masters, providers) =
-        (config.setup.labels.len(), config.masters.len(), config.providers.len());
-    show::line(&format!(
-        "{}: valid (instance {instance}, {labels} labels, {masters} masters, {providers} providers)",
-        path.display()
-    ));
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs until told to stop. A first signal ends it in good order, a second one at once.

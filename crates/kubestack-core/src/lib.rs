@@ -31,6 +31,7 @@ pub mod label;
 pub mod marks;
 pub mod master;
 pub mod name;
+pub mod probe;
 pub mod provider;
 pub mod registry;
 pub mod resources;
@@ -57,6 +58,7 @@ pub mod prelude {
         CiMaster, EnrolOutcome, EnrolRequest, Enrolment, Explanation, MasterCapabilities,
     };
     pub use crate::name::{AgentName, InstanceName, LabelName, MasterName, ProviderName, SourceName, Uid};
+    pub use crate::probe::Probe;
     pub use crate::provider::{
         DestroyRequest, LaunchRequest, MarkPatch, ProviderCapabilities, SlaveProvider, Unit, UnitPhase,
         UnitRef, UnitWatch, WatchEvent,

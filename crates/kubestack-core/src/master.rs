@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::label::LabelSpec;
 use crate::marks::Marks;
 use crate::name::AgentName;
+use crate::probe::Probe;
 use async_trait::async_trait;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -127,6 +128,12 @@ pub trait CiMaster: Send + Sync {
 
     /// All agents: one complete read.
     async fn agents(&self) -> Result<AgentsSnapshot>;
+
+    /// Tries what a daemon will need of the master, without a change to anything: each thing by itself, see
+    /// [`probe`](crate::probe). Its demand is read besides.
+    async fn probe(&self) -> Vec<Probe> {
+        vec![Probe::new("read all agents", self.agents().await.map(drop))]
+    }
 
     /// Makes the agent take no new job. Idempotent. Not found is [`NotFound`](crate::error::ErrorKind::NotFound).
     async fn drain(&self, _agent: &AgentName) -> Result<()> {

@@ -77,6 +77,7 @@ use crate::label::LabelSpec;
 use crate::marks::Marks;
 use crate::master::Enrolment;
 use crate::name::{AgentName, Uid};
+use crate::probe::Probe;
 use crate::resources::Resources;
 use crate::time::Moment;
 use async_trait::async_trait;
@@ -301,6 +302,13 @@ pub trait SlaveProvider: Send + Sync {
                 return Ok((began, units));
             }
         }
+    }
+
+    /// Tries what a daemon will need of the platform, with these labels' units, without a change to anything:
+    /// each thing by itself, see [`probe`](crate::probe). Where one failure makes the others pointless (nobody
+    /// answers), it comes alone.
+    async fn probe(&self, _labels: &[LabelSpec]) -> Vec<Probe> {
+        vec![Probe::new("read all units", self.look().await.map(drop))]
     }
 
     /// Launches one unit. Idempotent by name: if a unit of that name with our mark exists, it is returned.

@@ -1,4 +1,5 @@
-//! A dry run: one look at every system, and the plan that a leader would make of it. Nothing is sent, led or kept.
+//! What can be found out beside a daemon or before there is one: the plan that a leader would make of one look at
+//! every system, and whether each system gives what a daemon will need. Nothing is sent, led or kept.
 
 use crate::coordination::Leadership;
 use crate::engine::Engine;
@@ -7,6 +8,7 @@ use futures_util::future::{BoxFuture, join_all};
 use kubestack_core::context::Clock;
 use kubestack_core::error::{Error, Result};
 use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName};
+use kubestack_core::probe::Probe;
 use kubestack_core::time::{Moment, Span};
 use kubestack_planner::agent::agents;
 use kubestack_planner::{Fact, PlannedStep, Step, World, check, plan, words};
@@ -103,6 +105,57 @@ impl Engine {
         world.apply(clock.now(), Fact::Now);
         Ok(outlook(&world))
     }
+}
+
+/// What was tried of one system.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SystemProbe {
+    /// `provider`, `master` or `source`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Each thing that was tried.
+    pub probes: Vec<Probe>,
+}
+
+impl Engine {
+    /// Tries of each system what a daemon will need, without a change to anything; like [`Engine::look`] it may
+    /// run beside one. A system that takes longer than `bound` is given up.
+    pub async fn probe(self, bound: Duration) -> Vec<SystemProbe> {
+        let Self { setup, systems, clock, .. } = self;
+        let clock = &*clock;
+        let mut all: Vec<BoxFuture<'_, SystemProbe>> = Vec::new();
+        for (name, provider) in &systems.providers {
+            let used = setup.settings.labels.iter().filter(|(_, label)| label.providers.contains(name));
+            let labels: Vec<_> = used.filter_map(|(label, _)| setup.labels.get(label).cloned()).collect();
+            all.push(Box::pin(async move {
+                let probes =
+                    answered(bounded(clock, bound, async { Ok(provider.probe(&labels).await) }).await);
+                SystemProbe { kind: "provider", name: name.to_string(), probes }
+            }));
+        }
+        for (name, master) in &systems.masters {
+            all.push(Box::pin(async move {
+                let probes = answered(bounded(clock, bound, async { Ok(master.probe().await) }).await);
+                SystemProbe { kind: "master", name: name.to_string(), probes }
+            }));
+        }
+        for (name, mut source) in systems.demand {
+            let mut context = setup.context(&name);
+            context.only_look = true;
+            all.push(Box::pin(async move {
+                let demand = bounded(clock, bound, source.next(&context)).await;
+                let probes = vec![Probe::new("read the demand", demand.map(drop))];
+                SystemProbe { kind: "source", name: name.to_string(), probes }
+            }));
+        }
+        join_all(all).await
+    }
+}
+
+fn answered(probes: Result<Vec<Probe>>) -> Vec<Probe> {
+    probes.unwrap_or_else(|error| vec![Probe::new("an answer", Err(error))])
 }
 
 async fn bounded<T>(clock: &dyn Clock, bound: Duration, look: impl Future<Output = Result<T>>) -> Result<T> {

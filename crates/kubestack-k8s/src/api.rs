@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Limited};
 use kube::client::{Body, Client};
 use kubestack_core::prelude::*;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::error::Error as StdError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -66,10 +66,26 @@ impl Api {
         Ok(self.bounded(opening).await?.into_body())
     }
 
-    /// Creates an object of that kind (`pods`, `secrets`).
+    /// Creates an object of that kind (`pods`, `secrets`, with their query).
     pub async fn create<T: DeserializeOwned>(&self, kind: &str, object: &Value) -> Answer<T> {
         let answer = self.send(Method::POST, kind, JSON, Some((JSON, object))).await?;
         decode(&collect(answer).await?)
+    }
+
+    /// Whether we may do that in the namespace, as the server itself sees it (`SelfSubjectAccessReview`).
+    pub async fn may(&self, verb: &str, resource: &str) -> Answer<bool> {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {
+                "namespace": self.namespace, "verb": verb, "resource": resource, "subresource": subresource,
+            }},
+        });
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let asking = async { self.create::<Value>(path, &review).await };
+        let answer = self.bounded(asking).await?;
+        Ok(answer.pointer("/status/allowed").and_then(Value::as_bool).unwrap_or_default())
     }
 
     /// Applies a JSON merge patch to an object.
@@ -112,7 +128,11 @@ impl Api {
         body: Option<(&str, &Value)>,
     ) -> Answer<Response<Body>> {
         self.admit()?;
-        let uri = format!("/api/v1/namespaces/{}/{path}", self.namespace);
+        let uri = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/api/v1/namespaces/{}/{path}", self.namespace)
+        };
         let request = Request::builder().method(method).uri(uri).header(ACCEPT, accept);
         let request = match body {
             Some((kind, value)) => {

@@ -35,6 +35,7 @@ mod marks;
 mod object;
 mod patch;
 mod phase;
+mod probe;
 mod provider;
 mod watch;
 

@@ -6,7 +6,7 @@ use crate::fault::{Answer, Effect, Fault};
 use crate::manifest::Manifest;
 use crate::object::{List, Partial, Pod, Quota};
 use crate::watch::{KubeWatch, unit};
-use crate::{AGENT_CONTAINER, capacity, marks, phase};
+use crate::{AGENT_CONTAINER, capacity, marks, phase, probe};
 use http::StatusCode;
 use kube::Client;
 use kubestack_core::context::Secrets;
@@ -172,7 +172,7 @@ fn before_the_pod(error: Error) -> Error {
 }
 
 /// A refused creation: an object that cannot be found then is the namespace.
-fn refused(fault: Fault, doing: &str, api: &Api) -> Error {
+pub(crate) fn refused(fault: Fault, doing: &str, api: &Api) -> Error {
     let missing = fault.is(StatusCode::NOT_FOUND);
     let error = fault.error(doing, Effect::Write);
     if !missing {
@@ -211,6 +211,13 @@ impl SlaveProvider for KubeProvider {
 
     async fn watch(&self) -> Result<Box<dyn UnitWatch>> {
         Ok(Box::new(KubeWatch::new(self.api().await?.clone(), self.instance.clone())))
+    }
+
+    async fn probe(&self, labels: &[LabelSpec]) -> Vec<Probe> {
+        match self.api().await {
+            Ok(api) => probe::probe(api, &self.instance, &*self.secrets, labels, self.look()).await,
+            Err(error) => vec![Probe::new("the way to the cluster", Err(error))],
+        }
     }
 
     async fn launch(&self, request: &LaunchRequest) -> Result<Unit> {

@@ -38,6 +38,7 @@ async fn each_verb_of_the_role_is_needed_and_its_absence_is_named() {
     let Some(cluster) = shared() else { return };
     let site = Site::new(cluster, "verbs");
     everything(&site, 0).await.unwrap();
+    assert_eq!(site.missing(&[label()]).await, []);
     let role = site.kubectl(&["get", "role", "kubestack", "--output=json"]).unwrap();
     let mut role: Value = serde_json::from_str(&role).unwrap();
     role["metadata"] = json!({"name": "kubestack", "namespace": "verbs"});
@@ -58,6 +59,11 @@ async fn each_verb_of_the_role_is_needed_and_its_absence_is_named() {
                 ("--as=system:serviceaccount:kubestack:kubestack", format!("--subresource={sub}"));
             let may = || Ok(site.kubectl(&["auth", "can-i", verb, main, &sub, account]).err().map(drop));
             wait("the loss of a verb", Duration::from_secs(60), may).unwrap();
+            let missing = site.missing(&[label()]).await;
+            assert_eq!(missing.len(), 1, "{verb} {resource}: {missing:?}");
+            let (what, why) = missing.first().unwrap();
+            assert_eq!(*what, format!("may {verb} {resource}"));
+            assert!(why.contains("deploy/role.yaml"), "{why}");
             let told = everything(&site, serial).await;
             if resource == "resourcequotas" {
                 // Told once, and lived without.

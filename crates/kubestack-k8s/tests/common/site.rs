@@ -80,6 +80,12 @@ impl<'a> Site<'a> {
         self.provider.destroy(&DestroyRequest::new(unit.reference(), Duration::from_secs(1))).await
     }
 
+    /// What a probe with these labels finds missing, and its words.
+    pub async fn missing(&self, labels: &[LabelSpec]) -> Vec<(String, String)> {
+        let probes = self.provider.probe(labels).await.into_iter();
+        probes.filter_map(|probe| Some((probe.what, probe.result.err()?.message))).collect()
+    }
+
     pub fn view(&self) -> View<'_> {
         View::new(&self.provider)
     }

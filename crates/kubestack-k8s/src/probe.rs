@@ -1,0 +1,79 @@
+//! What `kubestack check --online` tries: each permission, the reads, and each label's pod as a server-side dry run.
+
+use crate::api::Api;
+use crate::fault::Effect;
+use crate::manifest::Manifest;
+use crate::provider::refused;
+use kubestack_core::context::Secrets;
+use kubestack_core::prelude::*;
+use serde_json::Value;
+
+/// What the daemon needs, as `deploy/role.yaml` gives it: the verb, the resource, and what goes without it.
+const PERMISSIONS: &[(&str, &str, &str)] = &[
+    ("create", "pods", "no agent can be launched"),
+    ("get", "pods", "no agent can be taken away"),
+    ("list", "pods", "nothing works"),
+    ("watch", "pods", "nothing works"),
+    ("patch", "pods", "no agent can be held, nor marked as used"),
+    ("delete", "pods", "no agent can be taken away"),
+    ("get", "pods/log", "there are no logs"),
+    ("create", "secrets", "no agent can be launched"),
+    ("get", "secrets", "what a crash left behind stays"),
+    ("list", "secrets", "nothing works"),
+    ("watch", "secrets", "nothing works"),
+    ("delete", "secrets", "no agent can be taken away whole"),
+    ("list", "resourcequotas", "full quotas show as refusals only"),
+];
+
+/// Tries everything; where the cluster does not answer, that alone is told.
+pub async fn probe(
+    api: &Api,
+    instance: &InstanceName,
+    secrets: &dyn Secrets,
+    labels: &[LabelSpec],
+    look: impl Future<Output = Result<(Moment, Vec<Unit>)>>,
+) -> Vec<Probe> {
+    let mut probes = Vec::new();
+    let mut forbidden = Vec::new();
+    for (verb, resource, without) in PERMISSIONS {
+        let what = format!("may {verb} {resource}");
+        let result = match api.may(verb, resource).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                forbidden.push((*verb, *resource));
+                Err(Error::unauthorized(format!(
+                    "not permitted in namespace `{}`: without it {without}; give the daemon's role this verb \
+                     (deploy/role.yaml)",
+                    api.namespace
+                )))
+            }
+            Err(fault) => {
+                let error = fault.error("ask for permissions", Effect::None);
+                return vec![Probe::new("what is permitted", Err(error))];
+            }
+        };
+        probes.push(Probe::new(what, result));
+    }
+    // What would fail for the same reason again says nothing new.
+    if !forbidden.iter().any(|(verb, _)| *verb == "list") {
+        probes.push(Probe::new("read all pods and Secrets", look.await.map(drop)));
+    }
+    if !forbidden.contains(&("create", "pods")) {
+        for label in labels {
+            let what = format!("a pod of label {}", label.name);
+            probes.push(Probe::new(what, dry_run(api, instance, secrets, label).await));
+        }
+    }
+    probes
+}
+
+/// Has the server check a pod as the label makes it, with all admission, without making it.
+async fn dry_run(api: &Api, instance: &InstanceName, secrets: &dyn Secrets, label: &LabelSpec) -> Result<()> {
+    // Terms begin with 1, so that no agent is called so.
+    let marks =
+        Marks::new(instance.clone(), label.name.clone(), "probe".into(), None, (0, 0), label.template_hash());
+    let request = LaunchRequest::new(label.clone(), marks, None);
+    let pod = Manifest::new(&request, &api.namespace, secrets)?.pod;
+    let made = api.create::<Value>("pods?dryRun=All", &pod).await;
+    made.map(drop).map_err(|fault| refused(fault, "make such a pod", api))
+}
