@@ -234,6 +234,16 @@ fn build_static(root: &Path) -> Result<PathBuf> {
     // Not in rust-toolchain.toml: whoever only builds KubeStack need not fetch it. If this fails, cargo says so below.
     let _ = Command::new("rustup").current_dir(root).args(["--quiet", "target", "add", &target]).status();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo tells the test or program that we are; a build script that reads it would run anew for each of them, and half
+    // of the program be compiled again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|about| name.as_encoded_bytes().starts_with(about.as_bytes()))
+        {
+            cargo.env_remove(name);
+        }
+    }
     let output = cargo
         .current_dir(root)
         .args(["build", "--release", "--package", "kubestack-bin", "--bin", "kubestack"])
