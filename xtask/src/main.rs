@@ -1,4 +1,5 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask ci`, `cargo xtask verify`, `cargo xtask testbed`.
+//! Development tasks: `cargo xtask test`, `cargo xtask ci`, `cargo xtask verify`, `cargo xtask kubernetes-demo`,
+//! `cargo xtask testbed`.
 #![expect(clippy::print_stdout, reason = "a tool for the terminal")]
 #![expect(clippy::disallowed_methods, reason = "times its steps in real time")]
 
@@ -19,6 +20,7 @@ cargo xtask test     all tests; the last line counts them
 cargo xtask ci       what must pass before anything lands
 cargo xtask breakages  breaks copies of the sources; each breakage must be caught
 cargo xtask verify   ci, and the long runs with their figures
+cargo xtask kubernetes-demo  jobs in pods of a real Kubernetes, from their submission to the last trace
 cargo xtask testbed  a real Kubernetes for tests and developers; see docs/testbed.md
 ";
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         "ci" => ci(&mut steps),
         "breakages" => steps.check("breakages", breakages::check),
         "verify" => verify(&mut steps),
+        "kubernetes-demo" => kubernetes_demo(&mut steps),
         _ => {
             print!("{HELP}");
             return if task.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) };
@@ -94,9 +97,25 @@ fn real_servers(steps: &mut Steps) -> Result<()> {
     steps.run("testbed: image", testbed(["image"]))
 }
 
+/// The test of the main job, shown; what it takes is built first.
+fn kubernetes_demo(steps: &mut Steps) -> Result<()> {
+    real_servers(steps)?;
+    steps.run("jobs in pods", jobs_in_pods())
+}
+
+fn jobs_in_pods() -> Command {
+    let mut command = cargo(["test", "--quiet", "--package", "kubestack-bin", "--test", "kubernetes"]);
+    // One after the other, or their words would mix.
+    command.args(["--", "--nocapture", "--test-threads=1"]);
+    command
+}
+
 fn verify(steps: &mut Steps) -> Result<()> {
     ci(steps)?;
     steps.run("demo, 200 jobs", cargo(["run", "--release", "--", "demo", "--jobs", "200"]))?;
+    let mut pods = jobs_in_pods();
+    pods.env("KUBESTACK_JOBS", "500");
+    steps.run("500 jobs in pods", pods)?;
     let mut seeds = cargo(["test", "-p", "kubestack-testkit", "--test", "seeds", "--", "--nocapture"]);
     seeds.env("KUBESTACK_SEEDS", "2000..22000");
     steps.run("20,000 seeds", seeds)?;
