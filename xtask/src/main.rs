@@ -123,6 +123,7 @@ fn verify(steps: &mut Steps) -> Result<()> {
     worlds.env("PROPTEST_CASES", "100000");
     steps.run("300,000 worlds", worlds)?;
     steps.run("planner, timed", cargo(["run", "--release", "-p", "kubestack-bench", "--bin", "planner"]))?;
+    steps.run("cluster, timed", cargo(["run", "--release", "-p", "kubestack-bench", "--bin", "cluster"]))?;
     steps.check("breakages", breakages::check)
 }
 

@@ -25,7 +25,17 @@ const ROOMS: [(&str, &[&str]); 11] = [
             "kubestack-k8s",
         ],
     ),
-    ("kubestack-bench", &["kubestack-core", "kubestack-planner", "kubestack-engine", "kubestack-testkit"]),
+    (
+        "kubestack-bench",
+        &[
+            "kubestack-core",
+            "kubestack-planner",
+            "kubestack-engine",
+            "kubestack-k8s",
+            "kubestack-testbed",
+            "kubestack-testkit",
+        ],
+    ),
     ("kubestack-testbed", &[]),
     ("xtask", &[]),
 ];
