@@ -115,8 +115,9 @@ impl<T: Object> Feed<T> {
         }
     }
 
-    /// Lists all of them, page by page, as they were at one moment not before this call.
-    pub async fn list(&mut self) -> Answer<Vec<T>> {
+    /// Lists all of them, page by page, as they were at one moment not before this call. Each becomes what is kept of it
+    /// before the next page is read, so that a list anew under thousands of agents holds no more than a page besides.
+    pub async fn list<R>(&mut self, keep: impl Fn(&T) -> Option<R>) -> Answer<Vec<R>> {
         let began = self.api.now();
         let (mut items, mut token) = (Vec::new(), String::new());
         loop {
@@ -128,7 +129,7 @@ impl<T: Object> Feed<T> {
                 query(&token)
             );
             let page: List<T> = self.api.get(&path, self.accept.1).await?;
-            items.extend(page.items.into_iter().flatten());
+            items.extend(page.items.into_iter().flatten().filter_map(|item| keep(&item)));
             token = page.metadata.token;
             if token.is_empty() {
                 self.reached(page.metadata.resource_version);

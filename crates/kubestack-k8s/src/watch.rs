@@ -46,6 +46,12 @@ pub fn unit(pod: &Pod, instance: &InstanceName) -> Option<Unit> {
     Some(made(&pod.metadata, marks, phase))
 }
 
+/// The unit that a Secret is as long as it has no pod, if it is that instance's.
+fn remnant(secret: &Partial, instance: &InstanceName) -> Option<Unit> {
+    let marks = marks::read(&secret.metadata, instance)?;
+    Some(made(&secret.metadata, marks, UnitPhase::Remnant))
+}
+
 fn made(meta: &Meta, marks: Marks, phase: UnitPhase) -> Unit {
     Unit::new(meta.uid.as_str().into(), marks, phase, meta.created()).version(meta.version())
 }
@@ -68,14 +74,13 @@ impl KubeWatch {
 
     /// Lists everything. Secrets first: one whose pod is made meanwhile has it in the second list.
     async fn list(&mut self) -> Answer<()> {
-        let secrets = self.secrets.list().await?;
-        let pods = self.pods.list().await?;
+        let secrets = self.secrets.list(|secret| remnant(secret, &self.instance)).await?;
+        let mut units = self.pods.list(|pod| unit(pod, &self.instance)).await?;
         let mut before = std::mem::take(&mut self.kept);
         self.units.clear();
-        let mut units: Vec<Unit> = pods.iter().filter_map(|pod| unit(pod, &self.instance)).collect();
         self.units.extend(units.iter().map(|unit| (unit.name.clone(), unit.uid.clone())));
         for secret in secrets {
-            self.keep(&secret);
+            self.keep(secret);
         }
         for (name, kept) in &mut self.kept {
             let known = before.remove(name).filter(|known| known.unit.uid == kept.unit.uid);
@@ -129,7 +134,11 @@ impl KubeWatch {
 
     fn secret_changed(&mut self, change: Change<Partial>) {
         match change {
-            Change::Applied(secret) => self.keep(&secret),
+            Change::Applied(secret) => {
+                if let Some(secret) = remnant(&secret, &self.instance) {
+                    self.keep(secret);
+                }
+            }
             Change::Gone(secret) => {
                 let name = AgentName::new(&secret.metadata.name);
                 let same =
@@ -143,9 +152,7 @@ impl KubeWatch {
         }
     }
 
-    fn keep(&mut self, secret: &Partial) {
-        let Some(marks) = marks::read(&secret.metadata, &self.instance) else { return };
-        let unit = made(&secret.metadata, marks, UnitPhase::Remnant);
+    fn keep(&mut self, unit: Unit) {
         let alone = (!self.units.contains_key(&unit.name)).then(|| self.api.now());
         self.kept.entry(unit.name.clone()).or_insert(Kept { unit, alone, told: false });
     }
