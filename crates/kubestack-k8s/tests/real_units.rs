@@ -220,7 +220,7 @@ async fn what_the_cluster_refuses_has_its_cause_and_leaves_nothing() {
     })
     .unwrap();
     let free = site.provider.capacity().await.unwrap().unwrap();
-    assert_eq!(free.0["pods"], "1".parse().unwrap());
+    assert_eq!(free.0[Resources::AGENTS], "1".parse().unwrap());
     assert_eq!(free.0["cpu"], "32".parse().unwrap());
     let unit = site.launch(2, label(), Some(enrolment())).await.unwrap();
     let error = site.launch(3, label(), Some(enrolment())).await.unwrap_err();

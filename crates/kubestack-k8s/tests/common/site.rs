@@ -4,7 +4,7 @@ use super::{View, context, marks};
 use kubestack_core::prelude::*;
 use kubestack_k8s::KubeProvider;
 use kubestack_testbed::{Cluster, Options, cluster, wait};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -35,8 +35,12 @@ pub fn deployed(file: &str, namespace: &str) -> String {
 impl<'a> Site<'a> {
     /// A namespace of that name, as `deploy/` makes it.
     pub fn new(cluster: &'a Cluster, namespace: &str) -> Self {
+        // All sites share the daemon's own namespace, and `apply` looks before it makes.
+        static MAKING: Mutex<()> = Mutex::new(());
+        let making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         cluster.apply(&deployed("namespace.yaml", namespace)).unwrap();
         cluster.apply(&deployed("role.yaml", namespace)).unwrap();
+        drop(making);
         let token = cluster.service_account("kubestack", "kubestack").unwrap().token;
         let namespaced = format!("--namespace={namespace}");
         wait("service account", BOUND, || {
