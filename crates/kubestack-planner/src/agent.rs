@@ -314,10 +314,12 @@ impl<'a> Agent<'a> {
         if let Some(unknown) = unknown {
             return AgentState::Held(unknown);
         }
-        let Some(unit) = self.unit else {
-            let launching = self.flight.is_some_and(|flight| matches!(flight.step, Step::Launch(_)));
-            return if launching { AgentState::Requested } else { AgentState::Orphan };
-        };
+        let launching = self.flight.is_some_and(|flight| matches!(flight.step, Step::Launch(_)));
+        let came = self.unit.is_some_and(|unit| unit.unit.phase != UnitPhase::Remnant);
+        if launching && !came {
+            return AgentState::Requested;
+        }
+        let Some(unit) = self.unit else { return AgentState::Orphan };
         match &unit.unit.phase {
             UnitPhase::Ended { .. } | UnitPhase::Remnant => return AgentState::Ended,
             UnitPhase::Terminating => return AgentState::Terminating,
@@ -398,10 +400,7 @@ impl<'a> Agent<'a> {
 
     /// Whether it holds capacity on its provider: a unit that has not ended, or one that may come to be.
     pub fn holds_capacity(&self) -> bool {
-        match self.unit {
-            Some(unit) => unit.unit.phase.holds_capacity(),
-            None => self.state == AgentState::Requested,
-        }
+        self.state == AgentState::Requested || self.unit.is_some_and(|unit| unit.unit.phase.holds_capacity())
     }
 
     /// Whether it can still serve demand.

@@ -242,9 +242,7 @@ fn holders<'a>(world: &'a World, so_far: &[&'a Launch]) -> Vec<Where<'a>> {
         })
     });
     let sent = world.flights.iter().filter_map(|(agent, flight)| match &flight.step {
-        Step::Launch(launch) if !world.providers.values().any(|state| state.units.contains_key(agent)) => {
-            Some(launch)
-        }
+        Step::Launch(launch) if !world.providers.values().any(|state| state.has_unit(agent)) => Some(launch),
         _ => None,
     });
     let launches = sent.chain(so_far.iter().copied()).map(|launch| Where {

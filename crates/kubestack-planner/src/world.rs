@@ -6,7 +6,7 @@ use crate::step::{Step, Target};
 use kubestack_core::agent::AgentView;
 use kubestack_core::demand::DemandSnapshot;
 use kubestack_core::name::{AgentName, InstanceName, LabelName, MasterName, ProviderName, SourceName, Uid};
-use kubestack_core::provider::Unit;
+use kubestack_core::provider::{Unit, UnitPhase};
 use kubestack_core::resources::Resources;
 use kubestack_core::time::Moment;
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,15 @@ pub struct ProviderState {
     pub health: Health,
     /// What it could still take, and when that was read.
     pub free: Option<(Moment, Resources)>,
+}
+
+impl ProviderState {
+    /// Whether a unit of that name has come to be. What a launch under way has left so far is none: the unit itself
+    /// may still come.
+    pub fn has_unit(&self, name: &AgentName) -> bool {
+        let mut units = self.units.get(name).into_iter().flat_map(BTreeMap::values);
+        units.any(|known| known.unit.phase != UnitPhase::Remnant)
+    }
 }
 
 /// One unit, and how fresh the view of it is.

@@ -630,3 +630,26 @@ fn a_node_that_is_left_of_an_agent_serves_no_bound_job() {
     stage.demand(1, "m", vec![job("j", &["a"]).bound()]).see(1, &[(&left, Seen::NodeOnly)]);
     same(&stage.told(1), &["launch a on p for m (j): demand"]);
 }
+
+#[test]
+fn what_a_launch_in_doubt_has_left_so_far_does_not_settle_it() {
+    // Its Secret is there, its unit may still come: another one beside it would be one too many.
+    let mut settings = simple();
+    settings.limit = agents(1);
+    let mut stage = Stage::new(settings);
+    stage.see(1, &[]).demand(2, "m", vec![count(2, &["a"])]);
+    let plan = stage.send_plan(2);
+    let Step::Launch(launch) = plan.steps[0].step.clone() else { panic!("a launch") };
+    let a = Who::launched(&stage, &launch, 2);
+    stage.fact(3, Fact::UnitApplied("p".into(), a.unit(UnitPhase::Remnant)));
+    assert_eq!(state(&stage, &a.name()), Some(AgentState::Requested));
+    stage.ended(32, &a.name(), Outcome::Unknown);
+    stage.fact(33, Fact::UnitApplied("p".into(), a.unit(UnitPhase::Remnant)));
+    stage.fact(34, Fact::Units("p".into(), at(34), vec![a.unit(UnitPhase::Remnant)]));
+    stage.see_nodes(34, &[]).demand(34, "m", vec![count(2, &["a"])]);
+    assert_eq!(stage.told(34), Vec::<String>::new(), "it is in doubt and takes the only place");
+    assert_eq!(state(&stage, &a.name()), Some(AgentState::Requested));
+    // A read as late as an effect can be: no unit has come, so what is left is a remnant.
+    stage.fact(63, Fact::Units("p".into(), at(63), vec![a.unit(UnitPhase::Remnant)]));
+    assert_eq!(state(&stage, &a.name()), Some(AgentState::Ended));
+}

@@ -82,8 +82,8 @@ impl World {
             let settled = match &flight.step {
                 // The effect may land as late as one deadline after we gave up on it.
                 Step::Launch(launch) if launch.provider == *provider => {
-                    let settled = state.units.contains_key(agent) || as_of >= doubt + deadline;
-                    if settled && !state.units.contains_key(agent) {
+                    let settled = state.has_unit(agent) || as_of >= doubt + deadline;
+                    if settled && !state.has_unit(agent) {
                         never_launched.push(agent.clone());
                     }
                     settled
@@ -159,6 +159,7 @@ impl World {
         if let Some(flight) = self.flights.get(&unit.name)
             && flight.doubt.is_some()
             && matches!(flight.step, Step::Launch(_))
+            && unit.phase != UnitPhase::Remnant
         {
             self.flights.remove(&unit.name);
         }

@@ -61,7 +61,7 @@ impl World {
             Outcome::Unit(unit) => self.done(agent, &flight.step, Some(unit)),
             Outcome::Unknown => {
                 // What a watch told meanwhile may have settled it already.
-                let seen = self.providers.values().any(|state| state.units.contains_key(agent));
+                let seen = self.providers.values().any(|state| state.has_unit(agent));
                 if !(seen && matches!(flight.step, Step::Launch(_))) {
                     self.flights.insert(agent.clone(), Flight { doubt: Some(now), ..flight });
                 }
