@@ -1,11 +1,8 @@
 //! The whole engine against simulated systems that fail, under many seeds.
-#![expect(
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a broken promise ends the test, and figures are printed"
-)]
+#![expect(clippy::panic, reason = "a broken promise ends the test")]
 
 use kubestack_testkit::sim::{Report, run};
+use std::io::Write;
 
 /// How many seeds CI runs; `KUBESTACK_SEEDS=FROM..TO` runs others.
 const SEEDS: std::ops::Range<u64> = 0..2_000;
@@ -57,7 +54,8 @@ fn no_promise_is_broken_under_any_seed() {
         }
     });
     let took = began.elapsed().as_secs_f64();
-    println!("{count} seeds in {took:.1} s, {:.0} seeds/s", count as f64 / took);
+    // Past the test's captured output: the figure is wanted of a run that passes.
+    let _ = writeln!(std::io::stdout(), "{count} seeds in {took:.1} s, {:.0} seeds/s", count as f64 / took);
     let mut found = found.into_inner().unwrap_or_default();
     found.sort_by_key(|report| report.seed);
     if let Some(first) = found.first() {
