@@ -49,6 +49,29 @@ pub enum FailureCause {
 }
 
 impl FailureCause {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::ImageWrong,
+        Self::ImageUnavailable,
+        Self::Unschedulable,
+        Self::Quota,
+        Self::BadTemplate,
+        Self::Config,
+        Self::CrashLoop,
+        Self::OutOfMemory,
+        Self::Evicted,
+        Self::NodeLost,
+        Self::NeverAttached,
+        Self::MasterDown,
+        Self::LostWhileBusy,
+        Self::OfferedNotTaken,
+        Self::LifetimeExceeded,
+        Self::NodeRemoved,
+        Self::UnitRemoved,
+        Self::EnrolmentRefused,
+        Self::LaunchFailed,
+    ];
+
     /// A stable word for metrics, marks and reports.
     pub fn as_str(self) -> &'static str {
         match self {

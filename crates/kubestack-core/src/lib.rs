@@ -60,8 +60,8 @@ pub mod prelude {
     pub use crate::name::{AgentName, InstanceName, LabelName, MasterName, ProviderName, SourceName, Uid};
     pub use crate::probe::Probe;
     pub use crate::provider::{
-        DestroyRequest, LaunchRequest, MarkPatch, ProviderCapabilities, SlaveProvider, Unit, UnitPhase,
-        UnitRef, UnitWatch, WatchEvent,
+        DestroyRequest, Failure, LaunchRequest, MarkPatch, ProviderCapabilities, SlaveProvider, Unit,
+        UnitPhase, UnitRef, UnitWatch, WatchEvent,
     };
     pub use crate::registry::{Plugin, PluginKind};
     pub use crate::resources::Resources;

@@ -32,11 +32,20 @@ pub struct Probe {
     pub what: String,
     /// How it went. An error says what is missing and what to do.
     pub result: Result<()>,
+    /// Whether nothing, or not enough, works without it. What is not needed makes no check fail.
+    pub needed: bool,
 }
 
 impl Probe {
     /// That was tried, with that result.
     pub fn new(what: impl Into<String>, result: Result<()>) -> Self {
-        Self { what: what.into(), result }
+        Self { what: what.into(), result, needed: true }
+    }
+
+    /// The same as something that is good to have.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.needed = false;
+        self
     }
 }

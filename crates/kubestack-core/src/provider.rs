@@ -76,7 +76,7 @@ use crate::error::Result;
 use crate::label::LabelSpec;
 use crate::marks::Marks;
 use crate::master::Enrolment;
-use crate::name::{AgentName, Uid};
+use crate::name::{AgentName, LabelName, Uid};
 use crate::probe::Probe;
 use crate::resources::Resources;
 use crate::time::Moment;
@@ -107,15 +107,23 @@ pub enum UnitPhase {
         text: String,
     },
     /// The platform is taking it away; it still holds capacity.
-    Terminating,
+    Terminating {
+        /// Why, where the platform does so by itself and says it; `None` where somebody asked for it.
+        cause: Option<FailureCause>,
+        /// The platform's own words.
+        text: String,
+    },
     /// No unit, only something that belongs to one and was left behind (a Secret, a directory).
     Remnant,
 }
 
 impl UnitPhase {
+    /// Being taken away because somebody asked for it.
+    pub const TERMINATING: Self = Self::Terminating { cause: None, text: String::new() };
+
     /// Whether it holds capacity of the platform.
     pub fn holds_capacity(&self) -> bool {
-        matches!(self, Self::Pending { .. } | Self::Running | Self::Terminating)
+        matches!(self, Self::Pending { .. } | Self::Running | Self::Terminating { .. })
     }
 }
 
@@ -283,6 +291,35 @@ impl MarkPatch {
     }
 }
 
+/// What the users of a platform may want to know: an agent failed, or could not even be launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The agent.
+    pub agent: AgentName,
+    /// Its label.
+    pub label: LabelName,
+    /// Its unit; `None` where the platform, or the agent's master, refused the launch.
+    pub unit: Option<Uid>,
+    /// Why.
+    pub cause: FailureCause,
+    /// What is known besides, for people; known secrets are masked.
+    pub text: String,
+}
+
+impl Failure {
+    /// That agent failed.
+    pub fn new(
+        agent: AgentName,
+        label: LabelName,
+        unit: Option<Uid>,
+        cause: FailureCause,
+        text: impl Into<String>,
+    ) -> Self {
+        Self { agent, label, unit, cause, text: text.into() }
+    }
+}
+
 /// A platform on which agents run.
 #[async_trait]
 pub trait SlaveProvider: Send + Sync {
@@ -329,7 +366,14 @@ pub trait SlaveProvider: Send + Sync {
         Ok(None)
     }
 
-    /// The last lines of a unit's own log, at most that many; empty where there is none.
+    /// Tells the platform's own users of a failure, where it has a place for that. Called once for each agent that
+    /// failed, and for each refused launch, of which there may be many. Nothing depends on it.
+    async fn report(&self, _failure: &Failure) -> Result<()> {
+        Ok(())
+    }
+
+    /// The last lines of a unit's own log, at most that many; empty where there is none. The engine asks before it
+    /// takes a failed agent away.
     async fn log_tail(&self, _unit: &UnitRef, _lines: usize) -> Result<String> {
         Ok(String::new())
     }

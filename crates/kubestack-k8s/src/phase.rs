@@ -10,6 +10,9 @@ use kubestack_core::prelude::*;
 /// So much of an agent's last words is told.
 const TOLD_LINES: usize = 20;
 const TOLD_BYTES: usize = 4096;
+/// The kubelet cuts the end of a log to so many bytes (`MaxContainerTerminationMessageLogLength`), so what then comes
+/// first is half a line, in which nobody would know a secret again.
+const CUT_BYTES: usize = 2048;
 
 /// How far the pod is. `used`: whether it began its job.
 pub fn phase(pod: &Pod, used: bool) -> UnitPhase {
@@ -21,7 +24,8 @@ pub fn phase(pod: &Pod, used: bool) -> UnitPhase {
         // Whoever deletes a pod ends its agent: only if the platform did it is that a failure of its own.
         return match disruption(status) {
             Some((cause, text)) if over => UnitPhase::Ended { cause: Some(cause), text },
-            _ => UnitPhase::Terminating,
+            Some((cause, text)) => UnitPhase::Terminating { cause: Some(cause), text },
+            None => UnitPhase::TERMINATING,
         };
     }
     if over {
@@ -99,7 +103,10 @@ fn exit(ended: &Terminated) -> String {
 
 /// The last lines of a text.
 fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text.trim_end().lines().collect();
+    let mut lines: Vec<&str> = text.trim_end().lines().collect();
+    if text.len() >= CUT_BYTES && lines.len() > 1 {
+        lines.remove(0);
+    }
     let tail = lines.get(lines.len().saturating_sub(TOLD_LINES)..).unwrap_or_default().join("\n");
     let mut from = tail.len().saturating_sub(TOLD_BYTES);
     while !tail.is_char_boundary(from) {
@@ -428,8 +435,14 @@ mod tests {
             let meta = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
             phase(&serde_json::from_value(json!({"metadata": meta, "status": status})).unwrap(), false)
         };
-        assert_eq!(deleted(json!({"phase": "Running"})), UnitPhase::Terminating);
-        assert_eq!(deleted(ended("Error", 143, "")), UnitPhase::Terminating, "ended because it was asked to");
+        assert_eq!(deleted(json!({"phase": "Running"})), UnitPhase::TERMINATING);
+        assert_eq!(deleted(ended("Error", 143, "")), UnitPhase::TERMINATING, "ended because it was asked to");
+        let evicted = json!({"phase": "Running", "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]});
+        let cause = Some(FailureCause::Evicted);
+        assert!(
+            matches!(deleted(evicted), UnitPhase::Terminating { cause: told, .. } if told == cause),
+            "it runs on for its grace"
+        );
         let gone = deleted(disrupted("DeletionByPodGC", "PodGC: node no longer exists"));
         assert!(matches!(gone, UnitPhase::Ended { cause: Some(FailureCause::NodeLost), .. }));
     }

@@ -227,7 +227,7 @@ impl Access<'_> {
             // its processes are gone, since it takes room until then.
             if !units.contains_key(uid) {
                 if tended.order.borrow().is_none() {
-                    tended.unit.phase = UnitPhase::Terminating;
+                    tended.unit.phase = UnitPhase::TERMINATING;
                     tended.unit.version += 1;
                     tended.order.send_replace(Some(self.units.term_grace));
                 }
@@ -406,7 +406,7 @@ impl Access<'_> {
 fn view(home: &Home, record: &Record, tended: bool) -> Unit {
     let phase = match record.exit {
         Some(exit) => ended_phase(exit, record.marks.used.is_some(), home),
-        None if record.ending.is_some() => UnitPhase::Terminating,
+        None if record.ending.is_some() => UnitPhase::TERMINATING,
         // Its process may be known or not yet: what is tended has one.
         None if tended => UnitPhase::Running,
         None => UnitPhase::Remnant,

@@ -88,7 +88,7 @@ async fn all_processes_of_a_unit_end_with_it() {
 
     host.destroy(&unit, SOON).await.unwrap();
     view.until("terminating", |units| {
-        units.get(&unit.name).is_some_and(|unit| unit.phase == UnitPhase::Terminating)
+        units.get(&unit.name).is_some_and(|unit| unit.phase == UnitPhase::TERMINATING)
     })
     .await;
     view.until_gone(&unit).await;

@@ -113,7 +113,7 @@ async fn a_destroy_goes_on_after_a_restart() {
     let host = Host::new("ci", dir.path());
     let mut view = host.view().await;
     view.until_gone(&told).await;
-    assert_eq!(view.phase(&asked), Some(&UnitPhase::Terminating));
+    assert_eq!(view.phase(&asked), Some(&UnitPhase::TERMINATING));
     host.destroy(&asked, Duration::ZERO).await.unwrap();
     view.until_gone(&asked).await;
 }

@@ -322,7 +322,7 @@ impl<'a> Agent<'a> {
         let Some(unit) = self.unit else { return AgentState::Orphan };
         match &unit.unit.phase {
             UnitPhase::Ended { .. } | UnitPhase::Remnant => return AgentState::Ended,
-            UnitPhase::Terminating => return AgentState::Terminating,
+            UnitPhase::Terminating { .. } => return AgentState::Terminating,
             UnitPhase::Pending { .. } | UnitPhase::Running => {}
             _ => return AgentState::Unknown,
         }

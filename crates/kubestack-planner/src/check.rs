@@ -130,7 +130,10 @@ fn remove_fault(
     let alive =
         world.providers.values().filter_map(|state| state.units.get(agent)).flat_map(|units| units.values());
     let alive = alive.into_iter().any(|known| {
-        matches!(known.unit.phase, UnitPhase::Pending { .. } | UnitPhase::Running | UnitPhase::Terminating)
+        matches!(
+            known.unit.phase,
+            UnitPhase::Pending { .. } | UnitPhase::Running | UnitPhase::Terminating { .. }
+        )
     });
     if despite_busy {
         return alive.then_some("its unit lives and its job would be lost");

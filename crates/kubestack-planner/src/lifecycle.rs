@@ -95,7 +95,8 @@ fn duplicates(world: &World, agent: &Agent<'_>, draft: &mut Draft) {
     for (provider, state) in &world.providers {
         for unit in state.units.get(agent.name).into_iter().flat_map(|units| units.values()) {
             let other = unit.unit.uid != eldest.unit.uid;
-            if other && unit.destroyed.is_none() && unit.unit.phase != UnitPhase::Terminating {
+            if other && unit.destroyed.is_none() && !matches!(unit.unit.phase, UnitPhase::Terminating { .. })
+            {
                 let step = Step::Destroy {
                     agent: agent.name.clone(),
                     provider: provider.clone(),

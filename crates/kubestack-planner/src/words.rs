@@ -101,6 +101,7 @@ pub fn agent(agent: &Agent<'_>, world: &World) -> String {
         Some(UnitPhase::Ended { cause, text }) if cause.or(agent.failure()).is_some() => {
             (None, *cause, text.as_str())
         }
+        Some(UnitPhase::Terminating { cause, text }) => (None, *cause, text.as_str()),
         _ => (None, None, ""),
     };
     if let Some(cause) = agent.failure().or(ended) {

@@ -11,8 +11,9 @@ mod common;
 use common::*;
 use kubestack_core::cause::FailureCause;
 use kubestack_core::error::ErrorKind;
+use kubestack_core::provider::UnitPhase;
 use kubestack_planner::agent::{AgentState, HeldReason, agents as agents_of};
-use kubestack_planner::{Blocker, Hold, Step};
+use kubestack_planner::{Blocker, Fact, Hold, Step};
 
 fn states(stage: &Stage) -> Vec<AgentState> {
     agents_of(&stage.world).into_iter().map(|agent| agent.state).collect()
@@ -153,7 +154,7 @@ fn an_agent_that_does_not_attach_in_time_fails_with_its_cause() {
         assert!(told.contains(&"drain ci-a-1-1: failed".to_owned()), "{seen:?}: {told:?}");
         assert_eq!(stage.world.now, at(300));
         stage.settle(0);
-        assert_eq!(stage.world.memory.agents[&a.name()].failure, Some(cause));
+        assert_eq!(stage.world.memory.agents.get(&a.name()).unwrap().failure, Some(cause));
     }
 }
 
@@ -201,7 +202,7 @@ fn time_alone_ends_no_busy_agent_but_its_max_lifetime_does() {
         let plan = stage.carry_out(5000);
         same(&told(&plan), &["remove_node ci-a-1-1: failed"]);
         assert!(matches!(plan.steps[0].step, Step::RemoveNode { despite_busy: true, .. }));
-        let failure = stage.world.memory.agents[&a.name()].failure;
+        let failure = stage.world.memory.agents.get(&a.name()).unwrap().failure;
         assert_eq!(failure, Some(FailureCause::LifetimeExceeded));
         assert!(stage.world.memory.breakers.is_empty(), "that says nothing about the label");
         same(&stage.told(5000), &["destroy ci-a-1-1: failed"]);
@@ -220,7 +221,10 @@ fn an_agent_offered_to_waiting_work_and_not_taken_fails() {
     assert!(told.contains(&"drain ci-a-1-1: failed".to_owned()), "{told:?}");
     assert_eq!(stage.world.now, at(121));
     stage.settle(0);
-    assert_eq!(stage.world.memory.agents[&a.name()].failure, Some(FailureCause::OfferedNotTaken));
+    assert_eq!(
+        stage.world.memory.agents.get(&a.name()).unwrap().failure,
+        Some(FailureCause::OfferedNotTaken)
+    );
 }
 
 #[test]
@@ -438,4 +442,45 @@ fn a_bound_job_has_one_agent() {
     same(&stage.perform(1), &["launch a on p for m (k): demand"]);
     stage.demand(2, "m", both());
     assert!(stage.told(2).is_empty());
+}
+
+// Units that go without our word.
+
+/// What is remembered as the cause of an agent's failure after its unit is seen so.
+fn cause_after(before: Seen, facts: &[&Fact], ours: bool) -> Option<FailureCause> {
+    let a = who("a", 1);
+    let mut stage = Stage::new(simple());
+    stage.demand(1, "m", vec![]).see(1, &[(&a, before)]);
+    if ours {
+        let step = Step::Destroy {
+            agent: a.name(),
+            provider: "p".into(),
+            uid: a.uid.clone(),
+            version: 0,
+            only_if_not_started: false,
+        };
+        stage.fact(1, Fact::Sent(step));
+    }
+    for fact in facts {
+        stage.fact(2, (*fact).clone());
+    }
+    stage.world.memory.agents.get(&a.name()).unwrap().failure
+}
+
+#[test]
+fn whose_unit_is_taken_away_without_our_word_has_failed_for_the_cause_that_the_platform_gives() {
+    let a = who("a", 1);
+    let taken =
+        |cause| Fact::UnitApplied("p".into(), a.unit(UnitPhase::Terminating { cause, text: String::new() }));
+    let gone = Fact::UnitGone("p".into(), a.unit(UnitPhase::Running).reference());
+    let absent = Fact::Units("p".into(), at(2), Vec::new());
+    let (evicted, by_hand) = (Some(FailureCause::Evicted), Some(FailureCause::UnitRemoved));
+    assert_eq!(cause_after(Seen::Idle, &[&taken(evicted)], false), evicted);
+    assert_eq!(cause_after(Seen::Busy, &[&taken(evicted), &gone], false), evicted);
+    assert_eq!(cause_after(Seen::Idle, &[&taken(None), &gone], false), by_hand);
+    assert_eq!(cause_after(Seen::Launching, &[&gone], false), by_hand);
+    assert_eq!(cause_after(Seen::Idle, &[&absent], false), by_hand);
+    assert_eq!(cause_after(Seen::Busy, &[&gone], false), None, "its master tells of the job");
+    assert_eq!(cause_after(Seen::Idle, &[&taken(None), &gone], true), None, "we asked for it");
+    assert_eq!(cause_after(Seen::EndedOnly, &[&gone], false), None, "it had ended");
 }

@@ -4,6 +4,7 @@ use crate::memory::{AgentMemory, Memory};
 use crate::step::Step;
 use crate::world::{DemandState, Health, NodeState, UnitState, World};
 use kubestack_core::agent::{AgentView, AgentsSnapshot, Drained};
+use kubestack_core::cause::FailureCause;
 use kubestack_core::completion::{Completion, CompletionEvent};
 use kubestack_core::demand::DemandSnapshot;
 use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName, SourceName, Uid};
@@ -52,14 +53,17 @@ impl World {
                 // What was acknowledged after the read began is not contradicted by it.
                 let keep = listed.contains(uid) || known.began >= began;
                 if !keep {
-                    absent.push((name.clone(), known.unit.clone()));
+                    absent.push((name.clone(), wanted(known)));
                 }
                 keep
             });
         }
         state.units.retain(|_, by_uid| !by_uid.is_empty());
         state.gone.retain(|_, gone| *gone >= began);
-        for (name, _) in absent {
+        for (name, wanted) in absent {
+            if wanted {
+                self.note_removal(&name, None);
+            }
             self.note_unit_gone(provider, &name);
         }
         for unit in units {
@@ -163,8 +167,28 @@ impl World {
         {
             self.flights.remove(&unit.name);
         }
-        let destroyed = by_uid.get(&unit.uid).and_then(|known| known.destroyed);
+        let before = by_uid.get(&unit.uid);
+        let destroyed = before.and_then(|known| known.destroyed);
+        let removal = match &unit.phase {
+            UnitPhase::Terminating { cause, .. } => before.filter(|known| wanted(known)).map(|_| *cause),
+            _ => None,
+        };
+        let name = removal.map(|_| unit.name.clone());
         by_uid.insert(unit.uid.clone(), UnitState { unit, began, destroyed });
+        if let (Some(name), Some(cause)) = (name, removal) {
+            self.note_removal(&name, cause);
+        }
+    }
+
+    /// A unit that nobody here wanted to go is taken away, or is gone.
+    fn note_removal(&mut self, name: &AgentName, cause: Option<FailureCause>) {
+        let asked = self.flights.get(name).is_some_and(|flight| matches!(flight.step, Step::Destroy { .. }));
+        let Some(memory) = self.memory.agents.get_mut(name) else { return };
+        if asked || memory.detached || memory.failure.is_some() {
+            return;
+        }
+        // What became of a job on it, its master will tell.
+        memory.failure = cause.or(memory.used.is_none().then_some(FailureCause::UnitRemoved));
     }
 
     pub(super) fn unit_gone(&mut self, provider: &ProviderName, reference: &UnitRef) {
@@ -172,9 +196,12 @@ impl World {
         let Some(state) = self.providers.get_mut(provider) else { return };
         state.gone.insert(reference.uid.clone(), now);
         if let Some(by_uid) = state.units.get_mut(&reference.name) {
-            by_uid.remove(&reference.uid);
+            let wanted = by_uid.remove(&reference.uid).is_some_and(|known| wanted(&known));
             if by_uid.is_empty() {
                 state.units.remove(&reference.name);
+                if wanted {
+                    self.note_removal(&reference.name, None);
+                }
                 self.note_unit_gone(provider, &reference.name);
             }
         }
@@ -269,6 +296,11 @@ impl World {
             remember_use(memory, self.now, hint.job.clone());
         }
     }
+}
+
+/// Whether a unit was to live on as far as we know.
+fn wanted(known: &UnitState) -> bool {
+    known.destroyed.is_none() && matches!(known.unit.phase, UnitPhase::Pending { .. } | UnitPhase::Running)
 }
 
 /// The combinations of labels and having an id among the demands, sorted, and which of them each demand is.

@@ -8,7 +8,7 @@ mod forget;
 mod looks;
 mod steps;
 
-pub use steps::backoff_target;
+pub use steps::{backoff_target, cause_of_refusal};
 
 use crate::memory::Note;
 use crate::settings::Settings;

@@ -73,18 +73,9 @@ impl World {
                 self.backoff
                     .insert(target, Backoff { attempts: attempts.saturating_add(1), until, error: text });
                 if let Step::Launch(launch) = &flight.step {
-                    let passing = matches!(
-                        kind,
-                        ErrorKind::Transient | ErrorKind::RateLimited { .. } | ErrorKind::Conflict
-                    );
-                    if !passing || cause.is_some() {
-                        let blame = if at_master {
-                            FailureCause::EnrolmentRefused
-                        } else {
-                            FailureCause::LaunchFailed
-                        };
+                    if let Some(cause) = cause_of_refusal(kind, cause, at_master) {
                         let place = (&launch.label, &launch.provider);
-                        self.memory.failed(place, cause.unwrap_or(blame), now, &self.settings.policy);
+                        self.memory.failed(place, cause, now, &self.settings.policy);
                     }
                     if enrolled {
                         let marks = launch.marks(&self.instance, self.term);
@@ -143,7 +134,7 @@ impl World {
                     known.began = now;
                     known.destroyed = Some(now);
                     if known.unit.phase.holds_capacity() {
-                        known.unit.phase = UnitPhase::Terminating;
+                        known.unit.phase = UnitPhase::TERMINATING;
                     }
                 }
             }
@@ -204,6 +195,17 @@ impl World {
             }
         }
     }
+}
+
+/// Why a launch failed that ended with such an error; `None` if that says nothing about its label.
+pub fn cause_of_refusal(
+    kind: ErrorKind,
+    cause: Option<FailureCause>,
+    at_master: bool,
+) -> Option<FailureCause> {
+    let passing = matches!(kind, ErrorKind::Transient | ErrorKind::RateLimited { .. } | ErrorKind::Conflict);
+    let blame = if at_master { FailureCause::EnrolmentRefused } else { FailureCause::LaunchFailed };
+    cause.or((!passing).then_some(blame))
 }
 
 /// What an error of that kind makes wait: the agent, launches like this one, or the whole system.

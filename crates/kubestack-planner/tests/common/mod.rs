@@ -239,7 +239,7 @@ impl Who {
             Seen::PendingOnly => UnitPhase::Pending { cause: None, text: String::new() },
             Seen::Ended(cause) => UnitPhase::Ended { cause: *cause, text: String::new() },
             Seen::EndedBusy | Seen::EndedOnly => UnitPhase::Ended { cause: None, text: String::new() },
-            Seen::Terminating => UnitPhase::Terminating,
+            Seen::Terminating => UnitPhase::TERMINATING,
             Seen::Remnant => UnitPhase::Remnant,
             _ => UnitPhase::Running,
         };

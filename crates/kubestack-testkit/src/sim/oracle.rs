@@ -66,7 +66,7 @@ impl Truth {
         let same = |unit: &&SimUnit| {
             let own =
                 unit.unit.marks.demand.as_ref() == Some(demand) && unit.unit.marks.master == marks.master;
-            own && unit.unit.phase.holds_capacity() && unit.unit.phase != UnitPhase::Terminating
+            own && unit.unit.phase.holds_capacity() && unit.unit.phase != UnitPhase::TERMINATING
         };
         if self.units.values().filter(same).count() > 1 && self.now >= self.handover {
             self.broken(7, format!("two agents for bound demand {demand}"));

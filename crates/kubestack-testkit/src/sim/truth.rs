@@ -400,7 +400,7 @@ impl Truth {
         let Some(unit) = self.units.get_mut(uid).filter(|unit| unit.unit.phase.holds_capacity()) else {
             return;
         };
-        let terminating = unit.unit.phase == UnitPhase::Terminating;
+        let terminating = unit.unit.phase == UnitPhase::TERMINATING;
         unit.unit.phase = UnitPhase::Ended { cause, text: String::new() };
         unit.unit.version += 1;
         let (name, provider) = (unit.unit.name.to_string(), unit.provider.clone());
@@ -573,7 +573,7 @@ impl Truth {
         }
         let Some(unit) = self.units.get_mut(&reference.uid) else { return Ok(Done::Nothing) };
         if unit.unit.phase.holds_capacity() {
-            unit.unit.phase = UnitPhase::Terminating;
+            unit.unit.phase = UnitPhase::TERMINATING;
             unit.unit.version += 1;
             let event = (unit.provider.clone(), WatchEvent::Applied(unit.unit.clone()));
             self.watches.push(event);
