@@ -75,6 +75,13 @@ impl Audit {
         self.write(&Record { at, term, agent, step, outcome, reason: None, text });
     }
 
+    /// An agent failed, for that cause; or, under another word, what is known of it besides.
+    pub fn failed(&mut self, at: Moment, agent: &AgentName, cause: &'static str, text: String) {
+        tracing::warn!(%agent, cause, "failed: {text}");
+        let term = self.term;
+        self.write(&Record { at, term, agent, step: "agent", outcome: "failed", reason: Some(cause), text });
+    }
+
     fn write(&mut self, record: &Record<'_>) {
         let Some(sink) = &mut self.sink else { return };
         let mut line = serde_json::to_vec(record).unwrap_or_default();

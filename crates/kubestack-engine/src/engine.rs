@@ -5,7 +5,9 @@ use crate::command::{self, Handle, Request};
 use crate::coordination::{Coordination, Leadership};
 use crate::execute::{Executor, Report};
 use crate::explain::Explainer;
+use crate::failures::Failures;
 use crate::observe::{self, Observer};
+use crate::redact::Redactor;
 use crate::retry::pause;
 use crate::status::status;
 use crate::systems::Systems;
@@ -14,10 +16,11 @@ use kubestack_core::context::{Clock, SourceContext, Spawner};
 use kubestack_core::error::{Error, Result};
 use kubestack_core::label::LabelSpec;
 use kubestack_core::name::{AgentName, InstanceName, LabelName, MasterName, SourceName};
+use kubestack_core::provider::Failure;
 use kubestack_core::time::Moment;
-use kubestack_planner::facts::backoff_target;
+use kubestack_planner::facts::{backoff_target, cause_of_refusal};
 use kubestack_planner::settings::{Settings, SourceSettings};
-use kubestack_planner::{Fact, Intent, Outcome, Plan, Step, World, check, plan};
+use kubestack_planner::{Fact, Intent, Outcome, Plan, Reason, Step, World, check, plan};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -105,6 +108,14 @@ pub struct Engine {
     pub(crate) audit: Audit,
 }
 
+/// A step that ended.
+struct Ended {
+    step: Step,
+    report: Report,
+    /// The last lines of the log of a failed agent that it ended.
+    words: String,
+}
+
 /// Why a leader's turn ended.
 enum End {
     Stopped,
@@ -156,11 +167,13 @@ struct Leader {
     coordination: Arc<dyn Coordination>,
     spawner: TaskSpawner,
     inbox: mpsc::Receiver<(Moment, Fact)>,
-    ended: mpsc::Receiver<(Step, Report)>,
-    end_of: mpsc::Sender<(Step, Report)>,
+    ended: mpsc::Receiver<Ended>,
+    end_of: mpsc::Sender<Ended>,
     labels: BTreeMap<SourceName, watch::Sender<Arc<SourceContext>>>,
     pokes: BTreeMap<MasterName, Arc<Notify>>,
     explainers: BTreeMap<MasterName, Explainer>,
+    failures: Failures,
+    redactor: Redactor,
     audit: Audit,
     counters: BTreeMap<String, u64>,
     saved_intent: Intent,
@@ -201,6 +214,8 @@ impl Leader {
         tracing::info!(instance = %setup.instance, term, clean_predecessor, "leading");
         let (facts, inbox) = mpsc::channel(INBOX);
         let (end_of, ended) = mpsc::channel(INBOX);
+        let redactor = Redactor::default();
+        redactor.labels(&setup.labels);
         let executor = Executor {
             clock: clock.clone(),
             coordination: coordination.clone(),
@@ -211,8 +226,10 @@ impl Leader {
             providers: Arc::new(systems.providers.clone()),
             masters: Arc::new(systems.masters.clone()),
             labels: Arc::new(setup.labels.clone()),
+            redactor: redactor.clone(),
         };
         let saved_intent = world.intent.clone();
+        let failures = Failures::known(&world);
         let mut leader = Self {
             world,
             last: Plan::default(),
@@ -227,6 +244,8 @@ impl Leader {
             labels: BTreeMap::new(),
             pokes: BTreeMap::new(),
             explainers: BTreeMap::new(),
+            failures,
+            redactor,
             audit,
             counters: BTreeMap::new(),
             saved_intent,
@@ -239,14 +258,21 @@ impl Leader {
 
     /// Starts one observer per system.
     fn observe(&mut self, systems: Systems, inbox: mpsc::Sender<(Moment, Fact)>) {
-        let observer =
-            Observer { clock: self.clock.clone(), inbox, patience: self.setup.settings.policy.stale_after };
+        let observer = Observer {
+            clock: self.clock.clone(),
+            inbox,
+            redactor: self.redactor.clone(),
+            patience: self.setup.settings.policy.stale_after,
+        };
         for (name, provider) in systems.providers {
             let task =
                 observe::provider(observer.clone(), name.clone(), provider.clone(), self.world.launch_from);
             self.spawner.spawn(&format!("provider {name}"), Box::pin(task));
-            let task = observe::capacity(observer.clone(), name.clone(), provider, CAPACITY_EVERY);
+            let task = observe::capacity(observer.clone(), name.clone(), provider.clone(), CAPACITY_EVERY);
             self.spawner.spawn(&format!("capacity {name}"), Box::pin(task));
+            let deadline = self.setup.settings.policy.step_deadline;
+            let task = self.failures.report_to(self.clock.clone(), name.clone(), provider, deadline);
+            self.spawner.spawn(&format!("report {name}"), Box::pin(task));
         }
         for (name, master) in systems.masters {
             let poke = Arc::new(Notify::new());
@@ -286,10 +312,10 @@ impl Leader {
                 biased;
                 () = &mut *stop => return End::Stopped,
                 Some(request) = requests.recv() => self.answer(request).await,
-                Some((step, report)) = self.ended.recv() => {
-                    self.step_ended(&step, report);
-                    while let Ok((step, report)) = self.ended.try_recv() {
-                        self.step_ended(&step, report);
+                Some(ended) = self.ended.recv() => {
+                    self.step_ended(ended);
+                    while let Ok(ended) = self.ended.try_recv() {
+                        self.step_ended(ended);
                     }
                     self.soon();
                 }
@@ -339,12 +365,16 @@ impl Leader {
             }
             self.audit.sent(now, step, &planned.reason);
             self.world.apply(now, Fact::Sent(step.clone()));
-            self.send(step.clone());
+            self.send(step.clone(), &planned.reason);
         }
         if !plan.notes.is_empty() {
             self.world.apply(now, Fact::Noted(plan.notes.clone()));
             // What is remembered may set a deadline or open a breaker: that is for the next plan to see.
             self.soon();
+        }
+        for failure in self.failures.notice(&self.world) {
+            let (agent, cause) = (&failure.agent, failure.cause);
+            self.audit.failed(now, agent, cause.as_str(), format!("{cause}: {}", failure.text));
         }
         for poke in plan.looks.iter().filter_map(|master| self.pokes.get(master)) {
             poke.notify_one();
@@ -355,18 +385,30 @@ impl Leader {
         self.last = plan;
     }
 
-    fn send(&mut self, step: Step) {
+    fn send(&mut self, step: Step, reason: &Reason) {
         let (executor, end_of) = (self.executor.clone(), self.end_of.clone());
         let name = format!("{} {}", step.kind(), step.agent());
+        let remembered =
+            self.world.memory.agents.get(step.agent()).is_some_and(|known| known.failure.is_some());
+        // The plan that finds a failure may be the one that ends its unit.
+        let found = matches!(reason, Reason::Failed { .. } | Reason::KeptForInspection { .. });
+        let failed = remembered || found;
         let task = async move {
+            // What a failed agent said goes with its unit.
+            let words = if failed { executor.last_words(&step).await } else { String::new() };
             let report = executor.execute(&step).await;
-            let _ = end_of.send((step, report)).await;
+            let _ = end_of.send(Ended { step, report, words }).await;
         };
         self.spawner.spawn(&name, Box::pin(task));
     }
 
-    fn step_ended(&mut self, step: &Step, report: Report) {
+    fn step_ended(&mut self, ended: Ended) {
         let now = self.clock.now();
+        let Ended { step, report, words } = ended;
+        let step = &step;
+        if !words.is_empty() && self.failures.last_words(step.agent(), words.clone()) {
+            self.audit.failed(now, step.agent(), "last_words", words);
+        }
         let (outcome, word, text) = match report {
             Report::Done => (Outcome::Done, "done", String::new()),
             Report::Unit(unit) => (Outcome::Unit(*unit), "done", String::new()),
@@ -376,6 +418,13 @@ impl Leader {
                 let attempts = self.world.backoff.get(&target).map_or(0, |backoff| backoff.attempts);
                 let pause = pause(error.kind, attempts, step.agent().as_str());
                 let (kind, cause, text) = (error.kind, error.cause, error.message);
+                if let Step::Launch(launch) = step
+                    && let Some(cause) = cause_of_refusal(kind, cause, at_master)
+                {
+                    let (agent, label) = (launch.agent.clone(), launch.label.clone());
+                    let failure = Failure::new(agent, label, None, cause, text.clone());
+                    self.failures.refused(now, failure, &launch.provider);
+                }
                 let failed = Outcome::Failed { kind, text: text.clone(), cause, enrolled, at_master, pause };
                 (failed, "failed", text)
             }
@@ -393,7 +442,7 @@ impl Leader {
         match request {
             Request::Status(answer) => {
                 self.world.apply(self.clock.now(), Fact::Now);
-                let _ = answer.send(status(&self.world, &self.last, &self.counters));
+                let _ = answer.send(status(&self.world, &self.last, &self.counters, self.failures.list()));
             }
             Request::Command(command, answer) => {
                 let mut intent = self.world.intent.clone();
@@ -454,6 +503,7 @@ impl Leader {
         }
         self.setup = setup;
         self.executor.labels = Arc::new(self.setup.labels.clone());
+        self.redactor.labels(&self.setup.labels);
         self.executor.deadline = self.setup.settings.policy.step_deadline;
         self.executor.destroy_grace = self.setup.settings.policy.destroy_grace;
         let settings = Box::new(self.setup.settings.clone());
@@ -484,6 +534,8 @@ impl Leader {
         let now = self.clock.now();
         if at_once || now.since(self.saved_at) >= SAVE_EVERY {
             self.saved_at = now;
+            self.failures.retain(&self.world);
+            self.redactor.retain(|agent| self.world.memory.agents.contains_key(agent));
             let memory = serde_json::to_value(&self.world.memory).unwrap_or_default();
             if let Err(error) = self.coordination.save_memory(memory).await {
                 tracing::warn!(%error, "cannot save advisory memory; a restart would be slower");
@@ -499,7 +551,7 @@ impl Leader {
         while under_way(&self.world) {
             tokio::select! {
                 biased;
-                Some((step, report)) = self.ended.recv() => self.step_ended(&step, report),
+                Some(ended) = self.ended.recv() => self.step_ended(ended),
                 Some((at, fact)) = self.inbox.recv() => self.world.apply(at, fact),
                 () = &mut grace => break,
                 _ = tasks.run() => {}

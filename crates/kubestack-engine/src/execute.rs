@@ -1,6 +1,7 @@
 //! Executing: one step, without choices, within its deadline.
 
 use crate::coordination::Coordination;
+use crate::redact::Redactor;
 use kubestack_core::context::Clock;
 use kubestack_core::error::{Error, ErrorKind};
 use kubestack_core::label::LabelSpec;
@@ -26,7 +27,14 @@ pub(crate) struct Executor {
     pub providers: Arc<BTreeMap<ProviderName, Arc<dyn SlaveProvider>>>,
     pub masters: Arc<BTreeMap<MasterName, Arc<dyn CiMaster>>>,
     pub labels: Arc<BTreeMap<LabelName, LabelSpec>>,
+    pub redactor: Redactor,
 }
+
+/// So much of a failed agent's log is kept.
+const WORDS_LINES: usize = 20;
+const WORDS_BYTES: usize = 4096;
+/// A platform that takes longer to tell it, such as one that has lost the agent's machine, is not waited for.
+const WORDS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How executing went, before the engine decided what to make of it.
 pub(crate) enum Report {
@@ -72,7 +80,7 @@ impl Executor {
                 let Some(provider) = self.providers.get(provider) else { return unknown_system(provider) };
                 let unit = UnitRef::new(agent.clone(), uid.clone());
                 match self.call(provider.mark(&unit, patch)).await {
-                    Call::Answered(unit) => Report::Unit(Box::new(unit)),
+                    Call::Answered(unit) => Report::Unit(Box::new(self.redactor.unit(unit))),
                     Call::Refused(error) => Report::failed(error),
                     Call::Unknown(text) => Report::Unknown(text),
                 }
@@ -141,12 +149,43 @@ impl Executor {
             }
         }
         let enrolled = enrolment.is_some();
+        let secrets = enrolment.iter().flat_map(|enrolment| enrolment.secrets.values());
+        self.redactor.agent(&launch.agent, label, secrets);
+        let redact = |text| self.redactor.text(&launch.agent, Some(&launch.label), text);
         let request = LaunchRequest::new(label.clone(), marks, enrolment);
         match self.call(provider.launch(&request)).await {
-            Call::Answered(unit) => Report::Unit(Box::new(unit)),
-            Call::Refused(error) => Report::Failed { error, enrolled, at_master: false },
-            Call::Unknown(text) => Report::Unknown(text),
+            Call::Answered(unit) => Report::Unit(Box::new(self.redactor.unit(unit))),
+            Call::Refused(mut error) => {
+                error.message = redact(error.message);
+                Report::Failed { error, enrolled, at_master: false }
+            }
+            Call::Unknown(text) => Report::Unknown(redact(text)),
         }
+    }
+
+    /// The last lines of the log of the agent whose unit that step is about; empty where there are none to be had.
+    pub async fn last_words(&self, step: &Step) -> String {
+        let (Step::Destroy { agent, provider, uid, .. } | Step::Mark { agent, provider, uid, .. }) = step
+        else {
+            return String::new();
+        };
+        let Some(provider) = self.providers.get(provider) else { return String::new() };
+        let unit = UnitRef::new(agent.clone(), uid.clone());
+        let read = tokio::select! {
+            biased;
+            read = provider.log_tail(&unit, WORDS_LINES) => read,
+            () = self.clock.sleep(WORDS_DEADLINE.min(self.deadline)) => Ok(String::new()),
+        };
+        let log = read.unwrap_or_else(|error| {
+            tracing::debug!(%agent, %error, "the log of a failed agent cannot be read");
+            String::new()
+        });
+        let lines: Vec<&str> = log.trim_end().lines().collect();
+        let last = lines.get(lines.len().saturating_sub(WORDS_LINES)..).unwrap_or_default().join("\n");
+        // Masked before it is cut: half a secret would not be known any more.
+        let last = self.redactor.text(agent, None, last);
+        let from = (last.len().saturating_sub(WORDS_BYTES)..).find(|at| last.is_char_boundary(*at));
+        last.get(from.unwrap_or_default()..).unwrap_or_default().to_owned()
     }
 
     async fn re_enrol(&self, master: &MasterName, marks: &Marks) -> Report {

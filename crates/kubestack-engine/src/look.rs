@@ -3,6 +3,7 @@
 
 use crate::coordination::Leadership;
 use crate::engine::Engine;
+use crate::redact::Redactor;
 use crate::status::{Status, status};
 use futures_util::future::{BoxFuture, join_all};
 use kubestack_core::context::Clock;
@@ -62,12 +63,18 @@ impl Engine {
         world.memory = memory
             .and_then(|memory| serde_json::from_value(memory).ok())
             .unwrap_or_else(|| world.memory.clone());
+        let redactor = Redactor::default();
+        redactor.labels(&setup.labels);
+        let redactor = &redactor;
         let mut looks: Vec<BoxFuture<'_, (Moment, Fact)>> = Vec::new();
         let clock = &*clock;
         for (name, provider) in &systems.providers {
             looks.push(Box::pin(async move {
                 let fact = match bounded(clock, bound, provider.look()).await {
-                    Ok((began, units)) => Fact::Units(name.clone(), began, units),
+                    Ok((began, units)) => {
+                        let units = units.into_iter().map(|unit| redactor.unit(unit)).collect();
+                        Fact::Units(name.clone(), began, units)
+                    }
                     Err(error) => Fact::ProviderFailed(name.clone(), error.message),
                 };
                 (clock.now(), fact)
@@ -189,7 +196,7 @@ fn outlook(world: &World) -> Outlook {
     });
     Outlook {
         steps: steps.collect(),
-        status: status(world, &plan, &BTreeMap::new()),
+        status: status(world, &plan, &BTreeMap::new(), Vec::new()),
         violations: violations.iter().map(ToString::to_string).collect(),
     }
 }

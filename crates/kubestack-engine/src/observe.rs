@@ -1,5 +1,6 @@
 //! Observing: one task per system that turns what it shows into facts, and tells when it fails.
 
+use crate::redact::Redactor;
 use crate::retry::pause;
 use kubestack_core::completion::CompletionSource;
 use kubestack_core::context::{Clock, SourceContext};
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 pub(crate) struct Observer {
     pub clock: Arc<dyn Clock>,
     pub inbox: mpsc::Sender<(Moment, Fact)>,
+    pub redactor: Redactor,
     /// A call that takes longer than this is given up and started again.
     pub patience: Duration,
 }
@@ -130,10 +132,13 @@ pub(crate) async fn provider(
                     Ok(event) => {
                         failures = 0;
                         let name = name.clone();
+                        let redact = |unit| observer.redactor.unit(unit);
                         observer
                             .tell(match event {
-                                WatchEvent::Complete { began, units } => Fact::Units(name, began, units),
-                                WatchEvent::Applied(unit) => Fact::UnitApplied(name, unit),
+                                WatchEvent::Complete { began, units } => {
+                                    Fact::Units(name, began, units.into_iter().map(redact).collect())
+                                }
+                                WatchEvent::Applied(unit) => Fact::UnitApplied(name, redact(unit)),
                                 WatchEvent::Gone(reference) => Fact::UnitGone(name, reference),
                                 WatchEvent::Current { as_of } => Fact::UnitsCurrent(name, as_of),
                                 _ => continue,

@@ -1,5 +1,6 @@
 //! What the engine shows: agents, demand, systems, with their reasons in words.
 
+use crate::failures::FailureStatus;
 use kubestack_core::name::{AgentName, InstanceName, LabelName, MasterName, ProviderName};
 use kubestack_core::time::Moment;
 use kubestack_planner::agent::{Agent, AgentState, agents};
@@ -29,6 +30,9 @@ pub struct Status {
     pub foreign: u32,
     /// Sources, masters and providers.
     pub systems: Vec<SystemStatus>,
+    /// What has failed of late, also where nothing of it is left; the oldest first, so many of each label.
+    #[serde(default)]
+    pub failures: Vec<FailureStatus>,
     /// Steps by `kind outcome`, and other counts, since the start.
     pub counters: BTreeMap<String, u64>,
 }
@@ -89,7 +93,12 @@ pub struct SystemStatus {
 }
 
 /// Looks at the world and at what was last planned in it.
-pub(crate) fn status(world: &World, plan: &Plan, counters: &BTreeMap<String, u64>) -> Status {
+pub(crate) fn status(
+    world: &World,
+    plan: &Plan,
+    counters: &BTreeMap<String, u64>,
+    failures: Vec<FailureStatus>,
+) -> Status {
     let system = |kind: &str, name: &str, health: &Health| SystemStatus {
         kind: kind.to_owned(),
         name: name.to_owned(),
@@ -123,6 +132,7 @@ pub(crate) fn status(world: &World, plan: &Plan, counters: &BTreeMap<String, u64
             .collect(),
         foreign: plan.foreign,
         systems: sources.chain(masters).chain(providers).collect(),
+        failures,
         counters: counters.clone(),
     }
 }
@@ -159,6 +169,14 @@ impl Status {
                 let mut text = agent.text.lines();
                 lines.push(format!("{}: {}", agent.name, text.next().unwrap_or_default()));
                 lines.extend(text.map(|line| format!("  {line}")));
+            }
+        }
+        for failure in &self.failures {
+            let called = failure.agent.as_str() == what || failure.label.as_str() == what;
+            // Of one that is still here everything but its log was said.
+            let is_here = self.agents.iter().any(|agent| agent.name == failure.agent);
+            if called && !(is_here && failure.log.is_empty()) {
+                lines.extend(failure.lines(self.now));
             }
         }
         lines

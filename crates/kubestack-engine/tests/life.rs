@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
 
 use kubestack_core::agent::{Activity, AgentView, AgentsSnapshot, Drained};
+use kubestack_core::cause::FailureCause;
 use kubestack_core::context::{Clock, SourceContext};
 use kubestack_core::demand::{Demand, DemandSnapshot, DemandSource};
 use kubestack_core::error::{Error, Result};
@@ -12,8 +13,8 @@ use kubestack_core::master::{
 };
 use kubestack_core::name::{AgentName, LabelName};
 use kubestack_core::provider::{
-    DestroyRequest, LaunchRequest, MarkPatch, ProviderCapabilities, SlaveProvider, Unit, UnitPhase, UnitRef,
-    UnitWatch, WatchEvent,
+    DestroyRequest, Failure, LaunchRequest, MarkPatch, ProviderCapabilities, SlaveProvider, Unit, UnitPhase,
+    UnitRef, UnitWatch, WatchEvent,
 };
 use kubestack_core::time::Moment;
 use kubestack_core::{async_trait, name::Uid};
@@ -38,6 +39,10 @@ impl Clock for Paused {
     }
 }
 
+/// What an agent is given by its master, and by its label.
+const TOKEN: &str = "t0ken-of-the-agent";
+const VARIABLE: &str = "s3cret-of-the-label";
+
 /// An audit record to be looked at.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -61,6 +66,10 @@ struct State {
     /// So many explanations are not taken.
     deaf: u32,
     explained: Vec<String>,
+    /// What the platform was told.
+    reported: Vec<Failure>,
+    /// What a launch is refused with.
+    refusal: Option<Error>,
 }
 
 #[derive(Clone)]
@@ -98,6 +107,9 @@ impl SlaveProvider for Fake {
     }
     async fn launch(&self, request: &LaunchRequest) -> Result<Unit> {
         self.log("launch".into());
+        if let Some(error) = &self.state.lock().unwrap().refusal {
+            return Err(error.clone());
+        }
         let uid = Uid::new(format!("uid-{}", request.name));
         let unit = Unit::new(uid, request.marks.clone(), UnitPhase::Running, self.clock.now());
         self.state.lock().unwrap().units.insert(request.name.clone(), unit.clone());
@@ -107,6 +119,16 @@ impl SlaveProvider for Fake {
         self.log("destroy".into());
         self.state.lock().unwrap().units.remove(&request.unit.name);
         Ok(())
+    }
+    async fn log_tail(&self, unit: &UnitRef, lines: usize) -> Result<String> {
+        self.log("log".into());
+        assert!(self.state.lock().unwrap().units.contains_key(&unit.name), "its log goes with its unit");
+        let many = (0..lines * 2).map(|line| format!("line {line}\n"));
+        Ok(many.collect::<String>() + "my token is " + TOKEN + "\nand the label's " + VARIABLE + "\n")
+    }
+    async fn report(&self, failure: &Failure) -> Result<()> {
+        self.state.lock().unwrap().reported.push(failure.clone());
+        Err(Error::transient("that hurts nobody"))
     }
     async fn mark(&self, unit: &UnitRef, patch: &MarkPatch) -> Result<Unit> {
         self.log("mark".into());
@@ -130,7 +152,9 @@ impl CiMaster for Fake {
         let mut view = AgentView::new(request.agent.as_str());
         view.marks = Some(request.marks.clone());
         self.state.lock().unwrap().nodes.insert(request.agent.clone(), view);
-        Ok(EnrolOutcome::Enrolled(Enrolment::default()))
+        let mut enrolment = Enrolment::default();
+        enrolment.secrets.insert("TOKEN".into(), TOKEN.into());
+        Ok(EnrolOutcome::Enrolled(enrolment))
     }
     async fn agents(&self) -> Result<AgentsSnapshot> {
         let began = self.clock.now();
@@ -179,7 +203,9 @@ fn scene() -> (Fake, kubestack_engine::Builder) {
     let fake = Fake { state: Arc::default(), clock: clock.clone() };
     fake.state.lock().unwrap().waiting = 1;
     let mut setup = Setup::new("test");
-    setup.labels.insert("small".into(), LabelSpec::new("small"));
+    let mut small = LabelSpec::new("small");
+    small.env.insert("KEY".into(), serde_json::from_value(VARIABLE.into()).unwrap());
+    setup.labels.insert("small".into(), small);
     let label = LabelSettings {
         providers: vec!["p".into()],
         masters: ["m".into()].into(),
@@ -266,6 +292,67 @@ async fn why_a_job_waits_is_told_until_the_master_has_heard() {
     engine.run(story).await.unwrap();
     let state = fake.state.lock().unwrap();
     assert!(state.explained.concat().contains("the disks are changed"), "{:?}", state.explained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_a_failed_agent_outlive_it_with_its_secrets_masked() {
+    let (fake, builder) = scene();
+    let audit = Lines::default();
+    let engine = builder.audit(audit.clone()).build().unwrap();
+    let handle = engine.handle();
+    let mut told = Vec::new();
+    let story = async {
+        // It runs and never attaches.
+        while !fake.state.lock().unwrap().log.iter().any(|line| line == "destroy") {
+            fake.clock.sleep(Duration::from_secs(1)).await;
+        }
+        fake.state.lock().unwrap().waiting = 0;
+        fake.clock.sleep(Duration::from_secs(60)).await;
+        let agent = fake.state.lock().unwrap().reported[0].agent.clone();
+        assert!(!fake.state.lock().unwrap().units.contains_key(&agent));
+        told = handle.status().await.unwrap().explain(agent.as_str());
+        assert_eq!(handle.status().await.unwrap().explain("small"), told);
+    };
+    engine.run(story).await.unwrap();
+    let record = String::from_utf8(audit.0.lock().unwrap().clone()).unwrap();
+    let text = told.join("\n");
+    assert!(text.contains("failed 1m") && text.contains(": it never attached to its master"), "{text}");
+    assert!(text.ends_with("  line 39\n  my token is ***\n  and the label's ***"), "{text}");
+    assert_eq!(told.len(), 2 + 20, "{text}");
+    for shown in [&record, &text] {
+        assert!(shown.contains("my token is ***") && !shown.contains(TOKEN) && !shown.contains(VARIABLE));
+    }
+    assert!(record.contains(r#""outcome":"failed","reason":"never_attached""#), "{record}");
+    let state = fake.state.lock().unwrap();
+    let reported: Vec<_> =
+        state.reported.iter().map(|failure| (failure.unit.is_some(), failure.cause)).collect();
+    assert_eq!(reported, [(true, FailureCause::NeverAttached)], "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_launch_is_explained_and_told_the_platform() {
+    let (fake, builder) = scene();
+    let refusal = Error::invalid(format!("no node takes {VARIABLE}")).with_cause(FailureCause::BadTemplate);
+    fake.state.lock().unwrap().refusal = Some(refusal);
+    let engine = builder.build().unwrap();
+    let handle = engine.handle();
+    let mut status = None;
+    let story = async {
+        while fake.state.lock().unwrap().reported.len() < 2 {
+            fake.clock.sleep(Duration::from_secs(1)).await;
+        }
+        status = Some(handle.status().await.unwrap());
+    };
+    engine.run(story).await.unwrap();
+    let status = status.unwrap();
+    let [failure] = &*status.failures else { panic!("{:?}", status.failures) };
+    assert_eq!((failure.cause, failure.times), (FailureCause::BadTemplate, 2));
+    let told = status.explain("small").join("\n");
+    assert!(
+        told.contains("2 times in a row: the platform refuses its template: no node takes ***"),
+        "{told}"
+    );
+    assert_eq!(fake.state.lock().unwrap().reported[0].unit, None);
 }
 
 /// A system that errs, does not answer, or takes its own task down.
