@@ -34,17 +34,18 @@ pub(crate) async fn online(path: &Path, timeout: Span, output: Output) -> Result
         .map(|(system, probe)| {
             let missing = probe.result.as_ref().err().map(|error| &error.message);
             serde_json::json!({
-                "kind": system.kind, "name": system.name, "what": probe.what, "missing": missing,
+                "kind": system.kind, "name": system.name, "what": probe.what, "missing": missing, "needed": probe.needed,
             })
         })
         .collect();
     show::answer(output, &findings, || {
         for (system, probe) in all.clone() {
             let result = probe.result.as_ref().map_or_else(|error| error.message.as_str(), |()| "ok");
-            let what = format!("{} {}: {}: {result}", system.kind, system.name, probe.what);
+            let optional = if probe.needed || probe.result.is_ok() { "" } else { " (optional)" };
+            let what = format!("{} {}: {}{optional}: {result}", system.kind, system.name, probe.what);
             show::line(&show::plain(&what));
         }
     });
-    let failed = all.clone().any(|(_, probe)| probe.result.is_err());
+    let failed = all.clone().any(|(_, probe)| probe.needed && probe.result.is_err());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -9,6 +9,8 @@
 //!
 //! **Writes per agent life**: pod, mark, delete (3); with a Secret two more (5).
 //!
+//! A failure takes one more, an Event; failures alike are one Event.
+//!
 //! **What belongs to us** carries the label `kubestack.io/instance` *and* marks in an annotation whose instance
 //! and agent name are exactly ours; nothing else is told, changed or deleted. A Secret of ours without a pod
 //! is told as a remnant. It has no owner reference: that would take one more write per agent, and a Secret
@@ -28,6 +30,7 @@
 mod api;
 mod capacity;
 mod config;
+mod events;
 mod fault;
 mod feed;
 mod manifest;

@@ -45,6 +45,11 @@ pub fn selector(instance: &InstanceName) -> String {
     format!("{INSTANCE}={}", label_value(instance.as_str()))
 }
 
+/// Labels that say whose something is.
+pub fn of_instance(instance: &InstanceName) -> Value {
+    json!({"app.kubernetes.io/managed-by": "kubestack", INSTANCE: label_value(instance.as_str())})
+}
+
 /// The metadata of an object that belongs to that agent.
 pub fn metadata(marks: &Marks, namespace: &str) -> Value {
     let mut fixed = marks.clone();

@@ -9,20 +9,25 @@ use kubestack_core::prelude::*;
 use serde_json::Value;
 
 /// What the daemon needs, as `deploy/role.yaml` gives it: the verb, the resource, and what goes without it.
-const PERMISSIONS: &[(&str, &str, &str)] = &[
+const NEEDED: &[(&str, &str, &str)] = &[
     ("create", "pods", "no agent can be launched"),
     ("get", "pods", "no agent can be taken away"),
     ("list", "pods", "nothing works"),
     ("watch", "pods", "nothing works"),
     ("patch", "pods", "no agent can be held, nor marked as used"),
     ("delete", "pods", "no agent can be taken away"),
-    ("get", "pods/log", "there are no logs"),
     ("create", "secrets", "no agent can be launched"),
     ("get", "secrets", "what a crash left behind stays"),
     ("list", "secrets", "nothing works"),
     ("watch", "secrets", "nothing works"),
     ("delete", "secrets", "no agent can be taken away whole"),
+];
+
+/// What it can live without.
+const OPTIONAL: &[(&str, &str, &str)] = &[
+    ("get", "pods/log", "the last words of a failed agent are lost with it"),
     ("list", "resourcequotas", "full quotas show as refusals only"),
+    ("create", "events", "failures do not show as Events of the cluster"),
 ];
 
 /// Tries everything; where the cluster does not answer, that alone is told.
@@ -35,7 +40,10 @@ pub async fn probe(
 ) -> Vec<Probe> {
     let mut probes = Vec::new();
     let mut forbidden = Vec::new();
-    for (verb, resource, without) in PERMISSIONS {
+    let optional = OPTIONAL.iter().map(|permission| (permission, false));
+    for ((verb, resource, without), needed) in
+        NEEDED.iter().map(|permission| (permission, true)).chain(optional)
+    {
         let what = format!("may {verb} {resource}");
         let result = match api.may(verb, resource).await {
             Ok(true) => Ok(()),
@@ -52,10 +60,11 @@ pub async fn probe(
                 return vec![Probe::new("what is permitted", Err(error))];
             }
         };
-        probes.push(Probe::new(what, result));
+        let probe = Probe::new(what, result);
+        probes.push(if needed { probe } else { probe.optional() });
     }
     // What would fail for the same reason again says nothing new.
-    if !forbidden.iter().any(|(verb, _)| *verb == "list") {
+    if !forbidden.iter().any(|(verb, what)| *verb == "list" && *what != "resourcequotas") {
         probes.push(Probe::new("read all pods and Secrets", look.await.map(drop)));
     }
     if !forbidden.contains(&("create", "pods")) {

@@ -2,6 +2,7 @@
 
 use crate::api::{Api, JSON, PARTIAL};
 use crate::config::KubeConfig;
+use crate::events::Events;
 use crate::fault::{Answer, Effect, Fault};
 use crate::manifest::Manifest;
 use crate::object::{List, Partial, Pod, Quota};
@@ -27,6 +28,7 @@ pub struct KubeProvider {
     config: KubeConfig,
     api: OnceCell<Arc<Api>>,
     quotas_are_hidden: AtomicBool,
+    events: Events,
 }
 
 impl KubeProvider {
@@ -39,6 +41,7 @@ impl KubeProvider {
             config,
             api: OnceCell::new(),
             quotas_are_hidden: AtomicBool::new(false),
+            events: Events::default(),
         }
     }
 
@@ -341,6 +344,16 @@ impl SlaveProvider for KubeProvider {
             }
             Err(fault) => Err(fault.error("read quotas", Effect::None)),
         }
+    }
+
+    async fn report(&self, failure: &Failure) -> Result<()> {
+        let api = self.api().await?;
+        let event = self.events.event(failure, &self.instance, &api.namespace, api.now());
+        let Some(event) = event else { return Ok(()) };
+        let made = api.create::<Partial>("events", &event).await;
+        made.map(drop).map_err(|fault| {
+            fault.error(&format!("write an Event about agent {}", failure.agent), Effect::Write)
+        })
     }
 
     async fn log_tail(&self, unit: &UnitRef, lines: usize) -> Result<String> {

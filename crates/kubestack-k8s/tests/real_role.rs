@@ -22,6 +22,10 @@ async fn everything(site: &Site<'_>, serial: u64) -> Result<()> {
         // A fake node has no log; what counts is that it may be asked for.
         if error.kind == ErrorKind::Unauthorized { Err(error) } else { Ok(String::new()) }
     })?;
+    let (agent, uid) = (unit.name.clone(), Some(unit.uid.clone()));
+    site.provider
+        .report(&Failure::new(agent, "small".into(), uid, FailureCause::CrashLoop, "it said so"))
+        .await?;
     // Until the watches are open and tell of it.
     while !matches!(watch.next().await?, WatchEvent::Applied(told) if told.uid == unit.uid) {}
     site.destroy(&unit).await?;
