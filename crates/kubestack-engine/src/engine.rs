@@ -374,7 +374,8 @@ impl Leader {
         }
         for failure in self.failures.notice(&self.world) {
             let (agent, cause) = (&failure.agent, failure.cause);
-            self.audit.failed(now, agent, cause.as_str(), format!("{cause}: {}", failure.text));
+            let text = format!("{cause}: {}", failure.text);
+            self.audit.failed(now, agent, cause.as_str(), text.trim_end_matches(": ").to_owned());
         }
         for poke in plan.looks.iter().filter_map(|master| self.pokes.get(master)) {
             poke.notify_one();

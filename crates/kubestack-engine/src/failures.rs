@@ -109,13 +109,14 @@ impl Failures {
             self.noticed.insert(name.clone());
             let units = world.providers.get(&memory.provider).and_then(|state| state.units.get(name));
             let unit = units.and_then(|units| units.values().next()).map(|known| &known.unit);
+            let removal = memory.removal.as_ref();
             let text = match unit.map(|unit| &unit.phase) {
                 Some(
                     UnitPhase::Pending { text, .. }
                     | UnitPhase::Ended { text, .. }
                     | UnitPhase::Terminating { text, .. },
                 ) => text.clone(),
-                _ => String::new(),
+                _ => removal.map(|removal| removal.text.clone()).unwrap_or_default(),
             };
             let failure = FailureStatus {
                 at: world.now,
@@ -127,7 +128,7 @@ impl Failures {
                 log: String::new(),
                 times: 1,
             };
-            let uid = unit.map(|unit| unit.uid.clone());
+            let uid = unit.map(|unit| &unit.uid).or(removal.map(|removal| &removal.uid)).cloned();
             let failed = Failure::new(name.clone(), failure.label.clone(), uid, cause, failure.text.as_str());
             self.report(&failure.provider, failed);
             self.keep(failure.clone());

@@ -1,7 +1,7 @@
 //! What is remembered between looks. It is advisory: losing all of it costs latency, never a promise.
 
 use kubestack_core::cause::FailureCause;
-use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName, SourceName};
+use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName, SourceName, Uid};
 use kubestack_core::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +67,9 @@ pub struct AgentMemory {
     pub connected: bool,
     /// It failed.
     pub failure: Option<FailureCause>,
+    /// Its unit went, or is going, without our word; for people.
+    #[serde(default)]
+    pub removal: Option<Removal>,
     /// No demand matched it since then.
     pub surplus_since: Option<Moment>,
     /// It is idle and demand that it can serve waits, since then.
@@ -104,10 +107,27 @@ impl AgentMemory {
             awaited: false,
             connected: false,
             failure: None,
+            removal: None,
             surplus_since: None,
             offered_since: None,
             gone: None,
         }
+    }
+}
+
+/// How a unit went without our word: it may be gone before anybody is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// The unit.
+    pub uid: Uid,
+    /// What the platform said.
+    pub text: String,
+}
+
+impl Removal {
+    /// The platform said nothing.
+    pub fn silent(uid: &Uid) -> Self {
+        Self { uid: uid.clone(), text: String::new() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What systems show. Observations are ordered by when their read began.
 
-use crate::memory::{AgentMemory, Memory};
+use crate::memory::{AgentMemory, Memory, Removal};
 use crate::step::Step;
 use crate::world::{DemandState, Health, NodeState, UnitState, World};
 use kubestack_core::agent::{AgentView, AgentsSnapshot, Drained};
@@ -53,16 +53,16 @@ impl World {
                 // What was acknowledged after the read began is not contradicted by it.
                 let keep = listed.contains(uid) || known.began >= began;
                 if !keep {
-                    absent.push((name.clone(), wanted(known)));
+                    absent.push((name.clone(), wanted(known).then(|| Removal::silent(uid))));
                 }
                 keep
             });
         }
         state.units.retain(|_, by_uid| !by_uid.is_empty());
         state.gone.retain(|_, gone| *gone >= began);
-        for (name, wanted) in absent {
-            if wanted {
-                self.note_removal(&name, None);
+        for (name, removal) in absent {
+            if let Some(removal) = removal {
+                self.note_removal(&name, None, removal);
             }
             self.note_unit_gone(provider, &name);
         }
@@ -170,18 +170,20 @@ impl World {
         let before = by_uid.get(&unit.uid);
         let destroyed = before.and_then(|known| known.destroyed);
         let removal = match &unit.phase {
-            UnitPhase::Terminating { cause, .. } => before.filter(|known| wanted(known)).map(|_| *cause),
+            UnitPhase::Terminating { cause, text } if before.is_some_and(wanted) => {
+                let removal = Removal { uid: unit.uid.clone(), text: text.clone() };
+                Some((unit.name.clone(), *cause, removal))
+            }
             _ => None,
         };
-        let name = removal.map(|_| unit.name.clone());
         by_uid.insert(unit.uid.clone(), UnitState { unit, began, destroyed });
-        if let (Some(name), Some(cause)) = (name, removal) {
-            self.note_removal(&name, cause);
+        if let Some((name, cause, removal)) = removal {
+            self.note_removal(&name, cause, removal);
         }
     }
 
     /// A unit that nobody here wanted to go is taken away, or is gone.
-    fn note_removal(&mut self, name: &AgentName, cause: Option<FailureCause>) {
+    fn note_removal(&mut self, name: &AgentName, cause: Option<FailureCause>, removal: Removal) {
         let asked = self.flights.get(name).is_some_and(|flight| matches!(flight.step, Step::Destroy { .. }));
         let Some(memory) = self.memory.agents.get_mut(name) else { return };
         if asked || memory.detached || memory.failure.is_some() {
@@ -189,6 +191,7 @@ impl World {
         }
         // What became of a job on it, its master will tell.
         memory.failure = cause.or(memory.used.is_none().then_some(FailureCause::UnitRemoved));
+        memory.removal = Some(removal);
     }
 
     pub(super) fn unit_gone(&mut self, provider: &ProviderName, reference: &UnitRef) {
@@ -200,7 +203,7 @@ impl World {
             if by_uid.is_empty() {
                 state.units.remove(&reference.name);
                 if wanted {
-                    self.note_removal(&reference.name, None);
+                    self.note_removal(&reference.name, None, Removal::silent(&reference.uid));
                 }
                 self.note_unit_gone(provider, &reference.name);
             }
