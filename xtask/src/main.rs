@@ -114,8 +114,8 @@ fn verify(steps: &mut Steps) -> Result<()> {
     ci(steps)?;
     steps.run("demo, 200 jobs", cargo(["run", "--release", "--", "demo", "--jobs", "200"]))?;
     let mut pods = jobs_in_pods();
-    pods.env("KUBESTACK_JOBS", "500");
-    steps.run("500 jobs in pods", pods)?;
+    pods.env("KUBESTACK_JOBS", "500").env("KUBESTACK_LONG", "1");
+    steps.run("500 jobs in pods, faults", pods)?;
     let mut seeds = cargo(["test", "-p", "kubestack-testkit", "--test", "seeds", "--", "--nocapture"]);
     seeds.env("KUBESTACK_SEEDS", "2000..22000");
     steps.run("20,000 seeds", seeds)?;

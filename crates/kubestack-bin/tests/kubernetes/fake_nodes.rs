@@ -21,14 +21,14 @@ pub struct FakeNodes {
 }
 
 impl FakeNodes {
-    /// For the namespace `agents`; the processes work in `dir`.
-    pub async fn new(cluster: &Cluster, dir: &Path) -> Self {
+    /// For that namespace; the processes work in `dir`.
+    pub async fn new(cluster: &Cluster, namespace: &str, dir: &Path) -> Self {
         let file = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
         let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
         let client = kube::Client::try_from(config).unwrap();
         Self {
-            pods: Api::namespaced(client.clone(), "agents"),
-            secrets: Api::namespaced(client, "agents"),
+            pods: Api::namespaced(client.clone(), namespace),
+            secrets: Api::namespaced(client, namespace),
             dir: dir.to_owned(),
             running: BTreeMap::new(),
             known: BTreeSet::new(),
@@ -47,7 +47,9 @@ impl FakeNodes {
 
     /// Starts what pods are to run that KWOK says run, and tells of those that ended.
     pub async fn play(&mut self) {
-        for pod in self.pods.list(&ListParams::default()).await.unwrap() {
+        // While the server is down nothing happens.
+        let Ok(pods) = self.pods.list(&ListParams::default()).await else { return };
+        for pod in pods {
             let (name, phase) = (pod.metadata.name.unwrap(), pod.status.and_then(|status| status.phase));
             let runs = phase.as_deref() == Some("Running") && pod.metadata.deletion_timestamp.is_none();
             if runs && self.known.insert(name.clone()) {

@@ -11,26 +11,41 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod fake_nodes;
+mod fault_proxy;
+mod faults;
 
 use common::Daemon;
 use fake_nodes::FakeNodes;
 use kubestack_queue::client::QueueClient;
 use kubestack_queue::model::{JobState, Submission};
-use kubestack_testbed::{Cluster, Options, cluster, image};
+use kubestack_testbed::{Cluster, Options, ServiceAccount, cluster, image};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Instant;
 
-/// A running daemon whose agents are pods of that cluster, in the namespaces and with the role of `deploy/`.
-fn daemon(cluster: &Cluster, max: u32) -> Daemon {
-    cluster.namespace("agents").unwrap();
+/// The daemon's account.
+fn account(cluster: &Cluster) -> ServiceAccount {
     let account = cluster.service_account("kubestack", "kubestack").unwrap();
+    deploy(cluster, "agents");
+    account
+}
+
+/// What `deploy/` has for the daemon and its agents, with that namespace for them.
+fn deploy(cluster: &Cluster, namespace: &str) {
+    cluster.namespace(namespace).unwrap();
     for file in ["namespace.yaml", "role.yaml"] {
         let path = format!("{}/../../deploy/{file}", env!("CARGO_MANIFEST_DIR"));
-        cluster.apply(&fs::read_to_string(path).unwrap()).unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        let text = text.replace("namespace: agents", &format!("namespace: {namespace}"));
+        cluster.apply(&text.replace("name: agents", &format!("name: {namespace}"))).unwrap();
     }
+}
+
+/// A running daemon whose agents are pods of that cluster, in the namespaces and with the role of `deploy/`.
+fn daemon(cluster: &Cluster, max: u32) -> Daemon {
+    let account = account(cluster);
     let mut daemon = Daemon::new();
     fs::write(daemon.path("key"), account.token).unwrap();
     let (dir, port, host) = (daemon.dir.path().display(), daemon.port, cluster.host());
@@ -54,7 +69,8 @@ labels:
 /// Names of all agents' objects of that kind.
 fn names(cluster: &Cluster, kind: &str) -> Vec<String> {
     let names = "--output=jsonpath={.items[*].metadata.name}";
-    let names = cluster.kubectl(["get", kind, "--namespace=agents", names]).unwrap();
+    let ours = "--selector=app.kubernetes.io/managed-by=kubestack";
+    let names = cluster.kubectl(["get", kind, "--all-namespaces", ours, names]).unwrap();
     names.split_whitespace().map(str::to_owned).collect()
 }
 
@@ -128,7 +144,7 @@ async fn many_jobs_run_once_each_in_pods_of_fake_nodes_and_nothing_is_left() {
         client.submit(&job).await.unwrap();
     }
     println!("{jobs} jobs are submitted");
-    let mut nodes = FakeNodes::new(&cluster, daemon.dir.path()).await;
+    let mut nodes = FakeNodes::new(&cluster, "agents", daemon.dir.path()).await;
     let list = loop {
         nodes.play().await;
         let list = client.jobs().await.unwrap();
