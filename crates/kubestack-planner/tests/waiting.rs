@@ -314,3 +314,18 @@ fn room_that_the_platform_frees_is_used_when_it_says_so() {
     stage.fact(2, Fact::Capacity("p".into(), at(2), Some(Resources::default())));
     assert_eq!(stage.told(2).len(), 1);
 }
+
+/// A server that starts anew refuses everything for a moment: that is one failure, however many steps were under way.
+#[test]
+fn steps_that_fail_together_are_one_failed_try() {
+    let mut stage = Stage::new(simple());
+    look(&mut stage, 1, 8, &[]);
+    let plan = stage.send_plan(1);
+    let launches = launches(&plan);
+    assert_eq!(launches.len(), 8);
+    for launch in &launches {
+        stage.ended(1, &launch.agent, failed(ErrorKind::Unauthorized, None));
+    }
+    let backoff = stage.world.backoff.values().next().unwrap().clone();
+    assert_eq!((stage.world.backoff.len(), backoff.attempts, backoff.until), (1, 1, at(2)));
+}

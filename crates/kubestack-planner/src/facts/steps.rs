@@ -68,10 +68,19 @@ impl World {
             }
             Outcome::Failed { kind, text, cause, enrolled, at_master, pause } => {
                 let target = backoff_target(&flight.step, kind, at_master);
-                let attempts = self.backoff.get(&target).map_or(0, |backoff| backoff.attempts);
-                let until = now + pause;
-                self.backoff
-                    .insert(target, Backoff { attempts: attempts.saturating_add(1), until, error: text });
+                let known = self.backoff.get(&target).map_or((0, now), |known| (known.attempts, known.until));
+                let backoff = match known {
+                    // Sent before that pause began, with the one that began it: no new try that failed.
+                    (attempts, until) if until > now => {
+                        let asked = matches!(kind, ErrorKind::RateLimited { .. });
+                        let until = if asked { until.max(now + pause) } else { until };
+                        Backoff { attempts, until, error: text }
+                    }
+                    (attempts, _) => {
+                        Backoff { attempts: attempts.saturating_add(1), until: now + pause, error: text }
+                    }
+                };
+                self.backoff.insert(target, backoff);
                 if let Step::Launch(launch) = &flight.step {
                     if let Some(cause) = cause_of_refusal(kind, cause, at_master) {
                         let place = (&launch.label, &launch.provider);
