@@ -125,6 +125,53 @@ fn a_job_runs_in_a_pod_of_a_real_node_and_nothing_is_left() {
     assert_eq!(log, format!("hello from {name}, user 65532\nit may end\n"));
     until_nothing_is_left(&cluster, &daemon);
     println!("no pod and no Secret is left");
+    checked_from_inside(&cluster);
+}
+
+/// Without `url` and `kubeconfig` it is the cluster that the daemon itself runs in: a pod with its account's token.
+fn checked_from_inside(cluster: &Cluster) {
+    let (host, port) = cluster
+        .url()
+        .strip_prefix("https://")
+        .unwrap()
+        .split_once(':')
+        .map(|(h, p)| (h.to_owned(), p.to_owned()))
+        .unwrap();
+    // There is no kube-proxy, so the variables that a pod gets lead nowhere.
+    let pod = format!(
+        r#"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: inside, namespace: kubestack}}, data: {{c.yaml: "state_dir: /tmp\nproviders: [{{name: here, type: kubernetes, namespace: agents}}]\nlabels: [{{name: a, image: i}}]\n"}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: inside, namespace: kubestack}}
+spec:
+  restartPolicy: Never
+  serviceAccountName: kubestack
+  securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}
+  volumes: [{{name: config, configMap: {{name: inside}}}}]
+  containers:
+  - name: check
+    image: {}
+    command: [/kubestack, -c, /config/c.yaml, check, --online]
+    env: [{{name: KUBERNETES_SERVICE_HOST, value: {host}}}, {{name: KUBERNETES_SERVICE_PORT, value: "{port}"}}]
+    volumeMounts: [{{name: config, mountPath: /config}}]
+    securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+"#,
+        image::AGENT
+    );
+    cluster.apply(&pod).unwrap();
+    let status = "--output=jsonpath={.status.phase}";
+    let end = kubestack_testbed::wait("the end of the check", common::PATIENCE, || {
+        let phase = cluster.kubectl(["get", "pod", "inside", "--namespace=kubestack", status])?;
+        Ok(matches!(&*phase, "Succeeded" | "Failed").then_some(phase))
+    });
+    let log = cluster.kubectl(["logs", "inside", "--namespace=kubestack"]).unwrap();
+    assert_eq!(end.unwrap(), "Succeeded", "{log}");
+    assert!(
+        log.contains("provider here: may create events: ok") && log.contains("a pod of label a: ok"),
+        "{log}"
+    );
+    println!("from inside the cluster: {} checks are ok", log.matches(": ok").count());
 }
 
 /// `KUBESTACK_JOBS` for another number of jobs.
