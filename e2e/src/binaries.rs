@@ -220,7 +220,7 @@ fn write_sums(directory: &Path, sums: &BTreeMap<String, String>) -> Result<()> {
     Ok(fs::rename(fresh, directory.join(SUMS))?)
 }
 
-fn sum_of(path: &Path) -> Result<String> {
+pub(crate) fn sum_of(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut file = File::open(path).with_context(|| path.display().to_string())?;
     let mut buffer = vec![0; 1 << 20];

@@ -25,6 +25,7 @@ mod binaries;
 mod cache;
 mod cluster;
 mod components;
+pub mod hudson;
 pub mod image;
 mod needs;
 mod node;

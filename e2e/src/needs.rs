@@ -94,7 +94,7 @@ pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
     Ok(())
 }
 
-fn is_command(name: &str) -> bool {
+pub(crate) fn is_command(name: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     // Where iptables and runc are, for those who are not always root.
     let more = [Path::new("/usr/sbin"), Path::new("/sbin")].map(Path::to_owned);
