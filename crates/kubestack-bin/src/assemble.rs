@@ -34,6 +34,7 @@ pub(crate) fn problems(config: &Config) -> Vec<String> {
             Build::Provider(build) => build(&context, &entry.fragment).map(drop),
             Build::DemandSource(build) => build(&context, &entry.fragment).map(drop),
             Build::CompletionSource(build) => build(&context, &entry.fragment).map(drop),
+            Build::DemandOfMaster(_) => Ok(()),
         };
         built.err()
     });
@@ -85,7 +86,7 @@ pub(crate) fn plug(
         Build::Master(build) => builder.master(name, build(context, fragment)?.into()),
         Build::Provider(build) => builder.provider(name, build(context, fragment)?.into()),
         Build::CompletionSource(build) => builder.completion(name, build(context, fragment)?),
-        Build::DemandSource(_) => {
+        Build::DemandSource(_) | Build::DemandOfMaster(_) => {
             return Err(Error::bug("a demand source comes with the masters that it serves"));
         }
     })

@@ -73,6 +73,9 @@ type BuildFn<T> = fn(&BuildContext, &Fragment) -> Result<Box<T>>;
 pub enum Build {
     /// Builds a [`DemandSource`].
     DemandSource(BuildFn<dyn DemandSource>),
+    /// No source of its own but another name for the demand that masters of that type bring along
+    /// ([`CiMaster::demand`]): an entry has no further keys.
+    DemandOfMaster(&'static str),
     /// Builds a [`CompletionSource`].
     CompletionSource(BuildFn<dyn CompletionSource>),
     /// Builds a [`CiMaster`].
@@ -99,7 +102,7 @@ impl Plugin {
     /// Which trait it implements.
     pub fn kind(&self) -> PluginKind {
         match self.build {
-            Build::DemandSource(_) => PluginKind::DemandSource,
+            Build::DemandSource(_) | Build::DemandOfMaster(_) => PluginKind::DemandSource,
             Build::CompletionSource(_) => PluginKind::CompletionSource,
             Build::Master(_) => PluginKind::Master,
             Build::Provider(_) => PluginKind::Provider,

@@ -20,9 +20,10 @@ macro_rules! double {
 }
 
 double!("jenkins", Build::Master(nothing));
+double!("other", Build::Master(nothing));
 double!("kubernetes", Build::Provider(nothing));
 double!("gearman", Build::DemandSource(nothing));
-double!("jenkins_queue", Build::DemandSource(nothing));
+double!("jenkins_queue", Build::DemandOfMaster("jenkins"));
 double!("zmq", Build::CompletionSource(nothing));
 
 const OF_2015: &str = "
@@ -56,8 +57,25 @@ fn the_file_of_2015_is_valid_key_for_key() {
     assert_eq!(label.providers, ["kubernetes".into()]);
     assert!(label.masters.contains("jenkins"));
     assert_eq!(label.resources.0["cpu"].to_string(), "250m");
-    assert_eq!(config.demand[1].fragment.value()["host"], "gearman_host");
-    assert!(config.demand[1].masters.contains("jenkins"), "one master is the default");
+    assert_eq!(config.demand.len(), 1, "the queue of Jenkins comes with its master");
+    assert_eq!(config.demand[0].fragment.value()["host"], "gearman_host");
+    assert!(config.demand[0].masters.contains("jenkins"), "one master is the default");
+    assert_eq!(config.masters[0].fragment.value()["attach"], "swarm-client", "as it was in 2015");
+}
+
+#[test]
+fn a_listener_that_names_its_master_s_own_demand_needs_that_master_and_no_address() {
+    let with = |old: &str, new: &str| OF_2015.replace(old, new);
+    assert_problem(
+        &with("type: jenkins_queue}", "type: jenkins_queue, host: h}"),
+        "c.yaml:3:48: demand-listeners[0].host: `jenkins_queue` has no further keys",
+    );
+    let other = "masters: [{name: a, type: other}]";
+    let jenkins = OF_2015.lines().find(|line| line.starts_with("jenkins:")).unwrap();
+    assert_problem(&with(jenkins, other), "there is no master of type `jenkins` whose queue it could be");
+    let grouped = with("type: jenkins_queue}", "type: jenkins_queue, merge_group: zuul}");
+    let config = Config::parse(&grouped, "c").unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.setup.settings.sources["jenkins"].merge_group.as_deref(), Some("zuul"));
 }
 
 #[test]

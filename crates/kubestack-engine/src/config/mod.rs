@@ -10,7 +10,7 @@ use kubestack_core::config::{Fragment, Positions, SecretRef};
 use kubestack_core::context::Secrets;
 use kubestack_core::label::LabelSpec;
 use kubestack_core::name::{InstanceName, MasterName, slug};
-use kubestack_core::registry::{PluginKind, find, nearest, verify};
+use kubestack_core::registry::{Build, PluginKind, find, nearest, verify};
 use kubestack_core::resources::Resources;
 use kubestack_core::time::Span;
 use kubestack_planner::settings::{LabelSettings, Limit, MasterSettings, ProviderSettings, SourceSettings};
@@ -24,6 +24,9 @@ use std::time::Duration;
 
 /// A config is read by people; one that is larger is something else.
 const MAX_FILE: u64 = 1 << 20;
+
+/// What a short form means besides, as in 2015: section, key, value.
+const SHORT_DEFAULTS: [(&str, &str, &str); 1] = [("jenkins", "attach", "swarm-client")];
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -220,7 +223,9 @@ impl Reader {
         let (providers, provider_limits) = self.plugins("providers", "kubernetes", PluginKind::Provider);
         let master_names: Vec<String> = masters.iter().map(|entry| entry.name.clone()).collect();
         let provider_names: Vec<String> = providers.iter().map(|entry| entry.name.clone()).collect();
-        let (demand, _) = self.listeners("demand-listeners", PluginKind::DemandSource, &master_names);
+        let (mut demand, _) = self.listeners("demand-listeners", PluginKind::DemandSource, &master_names);
+        let mut merge_groups = BTreeMap::new();
+        demand.retain(|entry| !self.is_of_master(entry, &masters, &mut merge_groups));
         let (completion, _) =
             self.listeners("destroy-listeners", PluginKind::CompletionSource, &master_names);
         let policy: PolicyForm = self.section("policy");
@@ -266,11 +271,43 @@ impl Reader {
                 SourceSettings { masters: entry.masters.clone(), merge_group: entry.merge_group.clone() };
             setup.settings.sources.insert(entry.name.as_str().into(), source);
         }
+        for (master, group) in merge_groups {
+            let source =
+                SourceSettings { merge_group: Some(group), masters: BTreeSet::from([master.clone()]) };
+            setup.settings.sources.insert(master.as_str().into(), source);
+        }
         self.labels(&mut setup, &master_names, &provider_names);
         if providers.is_empty() {
             self.problem("providers", "there is no provider; agents need a place to run");
         }
         Config { setup, masters, providers, demand, completion, state_dir }
+    }
+
+    /// Whether a demand listener only names what its master brings along anyway.
+    fn is_of_master(
+        &mut self,
+        entry: &PluginEntry,
+        masters: &[PluginEntry],
+        merge_groups: &mut BTreeMap<MasterName, String>,
+    ) -> bool {
+        let Ok(plugin) = find(PluginKind::DemandSource, &entry.type_name) else { return false };
+        let Build::DemandOfMaster(master_type) = plugin.build else { return false };
+        if let Some(key) = entry.fragment.value().as_object().and_then(|own| own.keys().next()) {
+            let text = format!("`{}` has no further keys; its master has the address", entry.type_name);
+            self.problems.push(entry.fragment.error(key, text).message);
+        }
+        let mut served = masters
+            .iter()
+            .filter(|master| master.type_name == master_type && entry.masters.contains(master.name.as_str()))
+            .peekable();
+        if served.peek().is_none() {
+            let text = format!("there is no master of type `{master_type}` whose queue it could be");
+            self.problems.push(entry.fragment.error("type", text).message);
+        }
+        if let Some(group) = &entry.merge_group {
+            merge_groups.extend(served.map(|master| (MasterName::new(&master.name), group.clone())));
+        }
+        true
     }
 
     /// The entries of a section, or the one entry of its short form.
@@ -282,6 +319,11 @@ impl Reader {
                     Value::Object(mut map) => {
                         map.insert("name".into(), short.into());
                         map.insert("type".into(), short.into());
+                        for (section, key, value) in SHORT_DEFAULTS {
+                            if section == short {
+                                map.entry(key).or_insert_with(|| value.into());
+                            }
+                        }
                         items.push((short.to_owned(), Value::Object(map)));
                     }
                     _ => self.problem(short, "must be a map"),
