@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Each crate of ours, and those of ours that it may depend on.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("kubestack-core", &[]),
     ("kubestack-planner", &["kubestack-core"]),
     ("kubestack-engine", &["kubestack-core", "kubestack-planner"]),
     ("kubestack-queue", &["kubestack-core"]),
     ("kubestack-local", &["kubestack-core"]),
     ("kubestack-k8s", &["kubestack-core"]),
+    ("kubestack-jenkins", &["kubestack-core"]),
     ("kubestack-testkit", &["kubestack-core", "kubestack-planner", "kubestack-engine"]),
     (
         "kubestack-bin",
@@ -23,6 +24,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
             "kubestack-queue",
             "kubestack-local",
             "kubestack-k8s",
+            "kubestack-jenkins",
         ],
     ),
     (

@@ -1,0 +1,77 @@
+//! Which nodes can be ours, by name alone: where a server tells no marks, or an agent makes its own node.
+
+use kubestack_core::name::{InstanceName, slug};
+
+/// Names of one installation.
+pub struct Ours {
+    instance: InstanceName,
+    slug: String,
+    /// Clients of the Swarm plugin append `-` and eight hex digits to the name that they are given.
+    appended: bool,
+}
+
+impl Ours {
+    /// Names of that installation; `appended` where agents make their own nodes.
+    pub fn new(instance: InstanceName, appended: bool) -> Self {
+        // A long name is cut (`AgentName::compose`); so much of it is there in any case.
+        let slug = slug(instance.as_str()).chars().take(20).collect();
+        Self { instance, slug, appended }
+    }
+
+    /// The installation.
+    pub fn instance(&self) -> &InstanceName {
+        &self.instance
+    }
+
+    /// The name of the agent behind a node.
+    pub fn agent<'a>(&self, node: &'a str) -> &'a str {
+        let hash = |text: &str| {
+            text.len() == 8 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        match node.rsplit_once('-') {
+            Some((agent, end)) if self.appended && hash(end) && self.is_ours(agent) => agent,
+            _ => node,
+        }
+    }
+
+    /// Whether an agent of ours could be called so.
+    pub fn is_ours(&self, agent: &str) -> bool {
+        let number = |text: Option<&str>| {
+            text.is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let mut parts = agent.rsplitn(3, '-');
+        number(parts.next())
+            && number(parts.next())
+            && parts.next().is_some_and(|head| head.starts_with(&self.slug))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubestack_core::name::AgentName;
+
+    #[test]
+    fn what_a_swarm_client_appended_is_taken_off_in_that_mode_only() {
+        let agent = AgentName::compose(&"ci".into(), &"a b".into(), 3, 12_345_678);
+        let node = format!("{agent}-0123abcd");
+        assert_eq!(Ours::new("ci".into(), true).agent(&node), agent.as_str());
+        assert_eq!(Ours::new("ci".into(), false).agent(&node), node);
+        for other in
+            [agent.as_str(), "static-01-0123abcd", "ci-0123abcd", "ci-a-1-2-0123ABCD", "xy-a-1-2-0123abcd"]
+        {
+            assert_eq!(Ours::new("ci".into(), true).agent(other), other);
+        }
+    }
+
+    #[test]
+    fn every_name_that_we_make_is_known_again() {
+        for instance in ["ci", "CI of the Department", &"long".repeat(30), "ü"] {
+            let agent = AgentName::compose(&instance.into(), &"label".into(), 1, 2);
+            assert!(Ours::new(instance.into(), false).is_ours(agent.as_str()), "{agent}");
+        }
+        for foreign in ["master", "", "-", "a-1-2", "ci", "ci-1", "ci-x-1-b"] {
+            assert!(!Ours::new("ci".into(), false).is_ours(foreign), "{foreign}");
+        }
+    }
+}
