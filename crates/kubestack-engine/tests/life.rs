@@ -259,7 +259,7 @@ async fn a_job_gets_an_agent_that_is_gone_after_it() {
     };
     engine.run(story).await.unwrap();
     let log = fake.state.lock().unwrap().log.join(" ");
-    assert_eq!(log, "enrol launch mark drain remove destroy");
+    assert_eq!(log, "enrol launch drain mark remove destroy");
 
     // Each step has its count, and its lines in the record: why it was sent, and how it ended.
     let steps = ["launch", "mark", "drain", "remove_node", "destroy"];
@@ -447,7 +447,7 @@ async fn demand_that_makes_no_sense_launches_nothing_and_the_rest_goes_on() {
     let handle = engine.handle();
     engine.run(ci(&fake, &handle)).await.unwrap();
     let log = fake.state.lock().unwrap().log.join(" ");
-    assert_eq!(log, "enrol launch mark drain remove destroy");
+    assert_eq!(log, "enrol launch drain mark remove destroy");
 }
 
 #[tokio::test(start_paused = true)]
@@ -469,7 +469,7 @@ async fn a_system_that_fails_is_stale_with_its_error_and_the_rest_goes_on() {
     };
     engine.run(story).await.unwrap();
     let log = fake.state.lock().unwrap().log.join(" ");
-    assert_eq!(log, "enrol launch mark drain remove destroy");
+    assert_eq!(log, "enrol launch drain mark remove destroy");
     let status = status.unwrap();
     for (index, (_, words)) in Bad::ALL.into_iter().enumerate() {
         for (kind, name) in [("source", "demand"), ("master", "master"), ("provider", "provider")] {

@@ -13,7 +13,7 @@ use crate::step::{Reason, Step};
 use crate::world::{Hold, NodeState, World};
 use kubestack_core::agent::Drained;
 use kubestack_core::cause::FailureCause;
-use kubestack_core::master::MasterCapabilities;
+use kubestack_core::master::{MasterCapabilities, OneJob};
 use kubestack_core::name::{LabelName, MasterName};
 use kubestack_core::provider::{MarkPatch, UnitPhase};
 use kubestack_core::time::Moment;
@@ -64,7 +64,7 @@ pub(crate) fn advance(world: &World, agent: &Agent<'_>, draft: &mut Draft) {
         AgentState::Held(_) | AgentState::Requested | AgentState::Terminating => {}
         AgentState::Launching => way.launching(draft),
         AgentState::Idle => way.idle(draft),
-        AgentState::Busy => way.remember_use(draft),
+        AgentState::Busy => way.busy(draft),
         AgentState::Unknown => way.unknown(draft),
         AgentState::Done => way.done(draft),
         AgentState::Draining => way.leave(way.draining_reason(), draft),
@@ -519,6 +519,24 @@ impl Way<'_> {
     }
 
     /// Writes the evidence of its start on the unit, so that a restart knows it too.
+    /// It has its one job. A master that would give it another takes it out now, and not when it is idle again: then
+    /// the next job may be on it already.
+    fn busy(&self, draft: &mut Draft) {
+        let (agent, can) = (self.agent, self.capabilities());
+        let open = agent.node.is_some_and(|node| {
+            node.view.activity.is_busy() && node.view.online && node.view.drained == Drained::No
+        });
+        match agent.master {
+            Some(master)
+                if can.one_job == OneJob::Observed && can.drains && open && self.master_is_fresh() =>
+            {
+                let step = Step::Drain { agent: agent.name.clone(), master: master.clone() };
+                draft.step(step, Reason::JobBegan);
+            }
+            _ => self.remember_use(draft),
+        }
+    }
+
     fn remember_use(&self, draft: &mut Draft) {
         let agent = self.agent;
         let marked = agent.unit.is_none_or(|unit| unit.unit.marks.used.is_some());

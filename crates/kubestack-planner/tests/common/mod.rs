@@ -8,7 +8,7 @@ use kubestack_core::completion::{Completion, CompletionEvent};
 use kubestack_core::demand::{Demand, DemandRef, DemandSnapshot};
 use kubestack_core::error::ErrorKind;
 use kubestack_core::marks::Marks;
-use kubestack_core::master::MasterCapabilities;
+use kubestack_core::master::{MasterCapabilities, OneJob};
 use kubestack_core::name::{AgentName, LabelName, Uid};
 use kubestack_core::provider::{MarkPatch, ProviderCapabilities, Unit, UnitPhase};
 use kubestack_core::resources::Resources;
@@ -35,6 +35,7 @@ pub fn able() -> MasterCapabilities {
     able.lists_agents = true;
     able.drains = true;
     able.re_enrols = true;
+    able.one_job = OneJob::Enforced;
     able
 }
 

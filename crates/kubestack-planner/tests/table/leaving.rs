@@ -4,6 +4,7 @@ use crate::common::*;
 use kubestack_core::cause::FailureCause;
 use kubestack_core::completion::CompletionEvent;
 use kubestack_core::error::ErrorKind;
+use kubestack_core::master::OneJob;
 use kubestack_planner::Outcome;
 use kubestack_planner::Step;
 
@@ -24,6 +25,22 @@ fn a_done_agent_is_drained_seen_idle_detached_and_destroyed() {
     stage.see(6, &[]);
     assert!(stage.told(6).is_empty());
     assert_eq!(kubestack_planner::agent::agents(&stage.world).len(), 0);
+}
+
+#[test]
+fn where_the_master_would_give_it_another_job_an_agent_is_drained_once_it_has_one() {
+    let a = who("a", 1);
+    let mut settings = simple();
+    able_of(&mut settings, "m").one_job = OneJob::Observed;
+    let mut stage = Stage::new(settings);
+    stage.demand(1, "m", vec![]).see(1, &[(&a, Seen::Busy)]);
+    same(&stage.perform(1), &["drain ci-a-1-1: job_began"]);
+    stage.see(2, &[(&a, Seen::DrainedBusy)]);
+    same(&stage.perform(2), &["mark ci-a-1-1: job_began"]);
+    stage.see(3, &[(&a, Seen::DrainedBusy)]);
+    assert!(stage.told(3).is_empty(), "a busy agent is not hurried");
+    stage.see(4, &[(&a, Seen::Drained)]);
+    same(&stage.perform(4), &["remove_node ci-a-1-1: done"]);
 }
 
 #[test]
