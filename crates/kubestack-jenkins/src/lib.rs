@@ -34,6 +34,8 @@ mod json;
 mod master;
 mod nodes;
 mod ours;
+#[cfg(test)]
+mod scripted;
 mod versions;
 mod why;
 mod wire;
