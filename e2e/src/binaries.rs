@@ -220,6 +220,10 @@ fn write_sums(directory: &Path, sums: &BTreeMap<String, String>) -> Result<()> {
     Ok(fs::rename(fresh, directory.join(SUMS))?)
 }
 
+pub(crate) fn sum_of_bytes(bytes: &[u8]) -> String {
+    crate::hex(&Sha256::digest(bytes))
+}
+
 pub(crate) fn sum_of(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut file = File::open(path).with_context(|| path.display().to_string())?;

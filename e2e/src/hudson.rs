@@ -186,11 +186,14 @@ impl Hudson {
         ]);
         self.supervisor.run(&self.directory, "hudson", &argv)?;
         let url = format!("{}/api/json", self.url());
+        let ask = ["-s", "-o", "/dev/null", "-w", "%{http_code}", url.as_str()];
         wait("answer of Hudson", BOUND, || {
             if !self.supervisor.alive("hudson")? {
                 bail!("Hudson ended; see {}", self.directory.join("log/hudson.log").display());
             }
-            Ok(run("curl", &["-sf", "-o", "/dev/null", &url]).ok().map(drop))
+            // Not before it is ready; with users, nobody in particular is refused.
+            let code = run("curl", &ask).unwrap_or_default();
+            Ok([&b"200"[..], b"401", b"403"].contains(&code.as_slice()).then_some(()))
         })
     }
 
@@ -200,6 +203,36 @@ impl Hudson {
     /// When its supervisor is gone.
     pub fn kill(&mut self) -> Result<()> {
         self.supervisor.stop("hudson", "KILL")
+    }
+
+    /// Gives it users with a password each, and each of them these permissions (`hudson.model.Hudson.Read`); anonymous has
+    /// none, and changes take a crumb. It is to be started anew then.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn users(&self, users: &[(&str, &str, &[&str])]) -> Result<()> {
+        let home = self.directory.join("home");
+        let mut granted = String::new();
+        for (user, password, permissions) in users {
+            let hash = binaries::sum_of_bytes(format!("{password}{{salt}}").as_bytes());
+            let directory = home.join("users").join(user);
+            fs::create_dir_all(&directory)?;
+            let details = "hudson.security.HudsonPrivateSecurityRealm_-Details";
+            let text = format!(
+                "<user><fullName>{user}</fullName><properties><{details}><passwordHash>salt:{hash}</passwordHash></{details}></properties></user>"
+            );
+            fs::write(directory.join("config.xml"), text)?;
+            for permission in *permissions {
+                granted.push_str(&format!("<permission>{permission}:{user}</permission>"));
+            }
+        }
+        let text = format!(
+            "<hudson><numExecutors>2</numExecutors><mode>NORMAL</mode><useSecurity>true</useSecurity>
+<authorizationStrategy class=\"hudson.security.GlobalMatrixAuthorizationStrategy\">{granted}</authorizationStrategy>
+<securityRealm class=\"hudson.security.HudsonPrivateSecurityRealm\"><disableSignup>true</disableSignup></securityRealm>
+<crumbIssuer class=\"hudson.security.csrf.DefaultCrumbIssuer\"/><slaveAgentPort>0</slaveAgentPort></hudson>"
+        );
+        Ok(fs::write(home.join("config.xml"), text)?)
     }
 
     /// Sends a request as people do, and returns what comes back; a redirect is success.

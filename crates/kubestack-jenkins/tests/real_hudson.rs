@@ -193,3 +193,57 @@ async fn what_people_and_crashes_do_to_nodes_is_seen() {
     master.explain(&[]).await.unwrap();
     assert!(server.request("GET", "computer/kubestack-ci/", None).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_passwords_crumbs_and_each_missing_permission() {
+    const READ: &str = "hudson.model.Hudson.Read";
+    const ADMINISTER: &str = "hudson.model.Hudson.Administer";
+    let Some(mut server) = hudson().unwrap() else { return };
+    let configure = "hudson.model.Computer.Configure";
+    server
+        .users(&[
+            ("all", "right", &[READ, ADMINISTER, configure, "hudson.model.Computer.Delete"]),
+            ("reader", "right", &[READ]),
+            ("nobody", "right", &[]),
+        ])
+        .unwrap();
+    server.kill().unwrap();
+    server.up().unwrap();
+    let master = |user: &str, pass: &str| {
+        let work = server.directory().join("work").display().to_string();
+        build(json!({"external_url": server.url(), "work_dir": work, "user": user, "pass": pass})).unwrap()
+    };
+    let ask = request(label("a", &[]), 1);
+
+    let all = master("all", "right");
+    let agents = all.agents().await.unwrap().agents;
+    assert_eq!(agents.len(), 1, "{agents:?}");
+    // Each change takes a crumb here.
+    enrolment(all.enrol(&ask).await.unwrap());
+    all.drain(&ask.agent).await.unwrap();
+    assert_eq!(until(&*all, &ask.agent, |_| true).await.drained, Drained::ByUs);
+
+    let wrong = master("all", "wrong").agents().await.unwrap_err();
+    let none = build(json!({"external_url": server.url()})).unwrap().agents().await.unwrap_err();
+    let nobody = master("nobody", "right").agents().await.unwrap_err();
+    let reader = master("reader", "right");
+    assert_eq!(reader.agents().await.unwrap().agents.len(), 2);
+    let second = request(label("a", &[]), 2);
+    let create = reader.enrol(&second).await.unwrap_err();
+    let delete = reader.remove(&ask.agent, false).await.unwrap_err();
+    for (error, said) in [
+        (
+            create,
+            "cannot make node ci-a-1-2: the permission Administer is missing; give it to the daemon's user",
+        ),
+        (delete, "cannot remove node ci-a-1-1: the permission Delete is missing"),
+        (wrong, "does not know this user and password or token"),
+        (none, "forbidden; see docs/jenkins.md"),
+        (nobody, "the permission Read is missing"),
+    ] {
+        assert_eq!(error.kind, ErrorKind::Unauthorized, "{error}");
+        assert!(error.message.contains(said), "{said}: {error}");
+    }
+    all.remove(&ask.agent, false).await.unwrap();
+    assert_eq!(all.agents().await.unwrap().agents.len(), 1);
+}
