@@ -68,3 +68,79 @@ fn jobs_run_on_real_agents_one_each_and_nothing_is_left() {
     let left: Vec<_> = fs::read_dir(daemon.path("state/local/local")).unwrap().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn a_killed_server_and_a_killed_daemon_lose_nothing_but_the_build_that_ran() {
+    let Some(mut server) = hudson().unwrap() else { return };
+    let mut daemon = daemon(&server, 1);
+    let (began, gate, ended) = (daemon.path("began"), daemon.path("gate"), daemon.path("ended"));
+    let script = format!(
+        "echo >> {}; until [ -e {} ]; do sleep 0.1; done; echo >> {}",
+        began.display(),
+        gate.display(),
+        ended.display()
+    );
+    server.job("long", "a", &script).unwrap();
+    server.build("long").unwrap();
+    let lines = |path: &std::path::Path| fs::read_to_string(path).unwrap_or_default().lines().count();
+    daemon.until("the begin of the job", || (lines(&began) == 1).then_some(()));
+
+    // The daemon is killed and started anew: the job goes on.
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.ended();
+    daemon.start();
+    daemon.until("the agent at work", || {
+        let status = daemon.status();
+        (status["agents"][0]["state"] == "busy").then_some(())
+    });
+    fs::write(&gate, "").unwrap();
+    daemon.until("the end of the job", || (lines(&ended) == 1).then_some(()));
+    let gone = |daemon: &Daemon| {
+        daemon.until("the end of the last agent", || {
+            daemon.status()["agents"].as_array().unwrap().is_empty().then_some(())
+        });
+    };
+    gone(&daemon);
+    assert_eq!(nodes(&server), 0);
+
+    // The server is killed with a build on it, which is lost with it, and comes back: the next job runs.
+    fs::remove_file(&gate).unwrap();
+    server.build("long").unwrap();
+    daemon.until("the begin of the job", || (lines(&began) == 2).then_some(()));
+    server.kill().unwrap();
+    daemon.until("its absence", || {
+        daemon.status()["systems"].to_string().contains("cannot be reached").then_some(())
+    });
+    server.up().unwrap();
+    fs::write(&gate, "").unwrap();
+    server.job("next", "a", &format!("echo >> {}", daemon.path("next").display())).unwrap();
+    server.build("next").unwrap();
+    daemon.until("the next job", || (lines(&daemon.path("next")) == 1).then_some(()));
+    gone(&daemon);
+    assert_eq!(nodes(&server), 0);
+}
+
+#[test]
+fn a_node_that_somebody_deletes_is_replaced() {
+    let Some(server) = hudson().unwrap() else { return };
+    let daemon = daemon(&server, 1);
+    daemon.status();
+    daemon.tell(&["create", "a"]);
+    let agent = |state: &str| {
+        daemon.until(state, || {
+            let status = daemon.status();
+            let all = status["agents"].as_array().unwrap();
+            all.iter().find(|one| one["state"] == state).map(|one| one["name"].as_str().unwrap().to_owned())
+        })
+    };
+    let first = agent("idle");
+    server.request("POST", &format!("computer/{first}/doDelete"), None).unwrap();
+    let ran = daemon.path("ran");
+    server.job("one", "a", &format!("echo $NODE_NAME >> {}", ran.display())).unwrap();
+    server.build("one").unwrap();
+    daemon.until("the job", || ran.exists().then_some(()));
+    daemon.until("the end of the last agent", || {
+        daemon.status()["agents"].as_array().unwrap().is_empty().then_some(())
+    });
+    assert_eq!(nodes(&server), 0);
+}
