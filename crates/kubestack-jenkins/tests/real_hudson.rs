@@ -200,10 +200,11 @@ async fn users_passwords_crumbs_and_each_missing_permission() {
     const ADMINISTER: &str = "hudson.model.Hudson.Administer";
     let Some(mut server) = hudson().unwrap() else { return };
     let configure = "hudson.model.Computer.Configure";
+    server.job("one", "a", "true").unwrap();
     server
         .users(&[
             ("all", "right", &[READ, ADMINISTER, configure, "hudson.model.Computer.Delete"]),
-            ("reader", "right", &[READ]),
+            ("reader", "right", &[READ, "hudson.model.Item.Read"]),
             ("nobody", "right", &[]),
         ])
         .unwrap();
@@ -244,6 +245,18 @@ async fn users_passwords_crumbs_and_each_missing_permission() {
         assert_eq!(error.kind, ErrorKind::Unauthorized, "{error}");
         assert!(error.message.contains(said), "{said}: {error}");
     }
+    // What a job is tied to comes the other way round for those who may not read its config.
+    let crumb = "crumbIssuer/api/xml?xpath=concat(//crumbRequestField,\":\",//crumb)";
+    let script = format!(
+        "curl -gsf -u all:right -X POST -H \"$(curl -gsf -u all:right '{0}/{crumb}')\" {0}/job/one/build?delay=0sec",
+        server.url()
+    );
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+    let labels = [label("a", &["b"]), label("c", &[])];
+    let mut source = reader.demand().unwrap();
+    let waits = demand(&mut source, &labels, |all| all.iter().any(|one| !one.needs.is_empty())).await;
+    assert_eq!(waits[0].needs, ["a".into()].into(), "{waits:?}");
     all.remove(&ask.agent, false).await.unwrap();
     assert_eq!(all.agents().await.unwrap().agents.len(), 1);
 }
