@@ -9,9 +9,9 @@
 //!
 //! One client, one session, and no request for completion: it follows from looks that are taken anyway.
 //!
-//! **What a job asks for** is an [`expression`] over labels. Jenkins tells it of each job
-//! (`labelExpression`), or in the words in which it says why an item waits; old servers in the job's config only. What was found out for an item is kept while it waits: once a node of its label is there,
-//! Jenkins names that node in its place.
+//! **What a job asks for** is an [`expression`] over labels. Jenkins tells it of each job (`labelExpression`), or in the
+//! words in which it says why an item waits; of old servers it stands in the job's config only. What was found out for
+//! an item is kept while it waits: once a node of its label is there, Jenkins names that node in its place.
 //!
 //! **A node of ours** carries the marks in its description. Old servers tell that on the node's page only, which is
 //! read once for each node.

@@ -1,19 +1,16 @@
 //! What differs from version to version. Today's Jenkins is the product; its ancestor is what a real server in our
-//! tests is, and stands apart.
+//! tests is, and stands apart. What one version tells and another leaves out (`labelExpression` since 2.94) needs no line
+//! here: it is asked for, and read if it is there.
 
 /// One line of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// For people.
-    pub name: &'static str,
     /// The type of a permanent node in `doCreateItem`: the descriptor's id.
     pub node_type: &'static str,
     /// Below a node: what tells its secret. The newer name is there since 2.264, the older still is.
     pub secret_page: &'static str,
     /// The API tells a node's description and why it is offline. Without it only the node's page does.
     pub tells_nodes: bool,
-    /// The API tells what label a job asks for (`labelExpression`, since 2.94).
-    pub tells_labels: bool,
     /// Agents take name and secret from environment or arguments; else the address of the page that tells them.
     pub names_agents: bool,
     /// Swarm: `createSlave` hands out the agent's secret. Version 1 wants a `swarmSecret` instead, and answers nothing.
@@ -22,22 +19,18 @@ pub struct Profile {
 
 /// Jenkins since 2.264.
 pub const TODAY: Profile = Profile {
-    name: "jenkins",
     node_type: "hudson.slaves.DumbSlave",
     secret_page: "jenkins-agent.jnlp",
     tells_nodes: true,
-    tells_labels: true,
     names_agents: true,
     swarm_tells_secret: true,
 };
 
 /// Hudson 1.395 and what is like it. Its answers carry no `X-Jenkins`.
 pub const ANCESTOR: Profile = Profile {
-    name: "hudson",
     node_type: "hudson.slaves.DumbSlave$DescriptorImpl",
     secret_page: "slave-agent.jnlp",
     tells_nodes: false,
-    tells_labels: false,
     names_agents: false,
     swarm_tells_secret: false,
 };
