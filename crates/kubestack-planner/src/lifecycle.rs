@@ -518,7 +518,6 @@ impl Way<'_> {
         true
     }
 
-    /// Writes the evidence of its start on the unit, so that a restart knows it too.
     /// It has its one job. A master that would give it another takes it out now, and not when it is idle again: then
     /// the next job may be on it already.
     fn busy(&self, draft: &mut Draft) {
@@ -537,6 +536,7 @@ impl Way<'_> {
         }
     }
 
+    /// Writes the evidence of its start on the unit, so that a restart knows it too.
     fn remember_use(&self, draft: &mut Draft) {
         let agent = self.agent;
         let marked = agent.unit.is_none_or(|unit| unit.unit.marks.used.is_some());
