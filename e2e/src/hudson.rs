@@ -25,7 +25,7 @@ const PUBLISHER: &str = "org.jenkinsci.plugins.ZMQEventPublisher.HudsonNotificat
 const BOUND: Duration = Duration::from_secs(180);
 
 /// Commands, and the Debian package of each.
-const COMMANDS: [(&str, &str); 7] = [
+pub(crate) const COMMANDS: [(&str, &str); 7] = [
     ("bash", "bash"),
     ("curl", "curl"),
     ("gcc", "gcc"),

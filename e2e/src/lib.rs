@@ -27,6 +27,7 @@ mod binaries;
 mod cache;
 mod cluster;
 mod components;
+pub mod gearman;
 pub mod hudson;
 pub mod image;
 mod needs;

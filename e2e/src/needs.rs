@@ -1,7 +1,7 @@
 //! What a machine must have.
 
 use crate::components::Options;
-use crate::{binaries, image, node};
+use crate::{binaries, gearman, hudson, image, node};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -60,6 +60,8 @@ pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
     let mut packages: Vec<&str> = COMMANDS
         .into_iter()
         .chain(NODE_COMMANDS)
+        .chain(hudson::COMMANDS)
+        .chain(gearman::COMMANDS)
         .filter(|(command, _)| !is_command(command))
         .map(|(_, package)| package)
         .collect();
@@ -69,6 +71,7 @@ pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
     if image::shell().is_none() {
         packages.push("busybox-static");
     }
+    packages.sort_unstable();
     packages.dedup();
     if packages.is_empty() {
         return Ok(());

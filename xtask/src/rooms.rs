@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Each crate of ours, and those of ours that it may depend on.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("kubestack-core", &[]),
     ("kubestack-planner", &["kubestack-core"]),
     ("kubestack-engine", &["kubestack-core", "kubestack-planner"]),
@@ -14,6 +14,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ("kubestack-local", &["kubestack-core"]),
     ("kubestack-k8s", &["kubestack-core"]),
     ("kubestack-jenkins", &["kubestack-core"]),
+    ("kubestack-listeners", &["kubestack-core"]),
     ("kubestack-testkit", &["kubestack-core", "kubestack-planner", "kubestack-engine"]),
     (
         "kubestack-bin",
@@ -25,6 +26,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
             "kubestack-local",
             "kubestack-k8s",
             "kubestack-jenkins",
+            "kubestack-listeners",
         ],
     ),
     (

@@ -27,6 +27,7 @@ mod signals;
 // The binary must name each plugin crate, or the linker drops it together with its registration.
 use kubestack_jenkins as _;
 use kubestack_k8s as _;
+use kubestack_listeners as _;
 use kubestack_local as _;
 use kubestack_queue as _;
 

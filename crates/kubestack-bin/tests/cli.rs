@@ -24,6 +24,7 @@ fn all_plugins_are_in_the_binary() {
     assert_eq!(
         rows,
         [
+            ["demand source", "gearman"],
             ["demand source", "jenkins_queue"],
             ["master", "jenkins"],
             ["master", "queue"],
@@ -33,7 +34,7 @@ fn all_plugins_are_in_the_binary() {
     );
     let listed: serde_json::Value =
         serde_json::from_slice(&kubestack(&["plugins", "list", "-o", "json"]).stdout).unwrap();
-    assert_eq!((&listed[1]["kind"], &listed[3]["type"]), (&"master".into(), &"kubernetes".into()));
+    assert_eq!((&listed[2]["kind"], &listed[4]["type"]), (&"master".into(), &"kubernetes".into()));
     assert!(text(&kubestack(&["plugins", "list", "-o", "yaml"]).stdout).contains("- kind: master"));
 }
 
@@ -82,7 +83,7 @@ fn the_spellings_of_2015_are_accepted() {
 
 #[test]
 fn the_examples_are_valid() {
-    for example in ["local.yaml", "kubernetes.yaml", "jenkins.yaml"] {
+    for example in ["local.yaml", "kubernetes.yaml", "jenkins.yaml", "gearman.yaml"] {
         let path = format!("{}/../../examples/{example}", env!("CARGO_MANIFEST_DIR"));
         let mut check = Command::new(env!("CARGO_BIN_EXE_kubestack"));
         let output = check.args(["-c", &path, "check"]).env("JENKINS_TOKEN", "t").output().unwrap();

@@ -126,6 +126,20 @@ impl AgentName {
         }
         Self::from(format!("{head}-{hash}-{tail}"))
     }
+
+    /// Whether a name has the form of those that [`AgentName::compose`] makes for that installation: all that is known
+    /// where a CI system shows names and no marks. A longer instance whose name begins alike has names of that form too.
+    pub fn may_be_of(instance: &InstanceName, name: &str) -> bool {
+        let number = |text: Option<&str>| {
+            text.is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        // A long name is cut; so much of it is there in any case.
+        let head: String = slug(instance.as_str()).chars().take(20).collect();
+        let mut parts = name.rsplitn(3, '-');
+        number(parts.next())
+            && number(parts.next())
+            && parts.next().is_some_and(|start| start.starts_with(&head))
+    }
 }
 
 /// Lower-case, every run of other characters than `[a-z0-9]` as one `-`, none at either end; never empty.
@@ -156,6 +170,17 @@ mod tests {
     #[test]
     fn a_plain_name_is_kept_readable() {
         assert_eq!(compose("ci", "small").as_str(), "ci-small-3-17");
+    }
+
+    #[test]
+    fn every_name_that_we_make_is_known_again() {
+        for instance in ["ci", "CI of the Department", &"long".repeat(30), "ü"] {
+            let agent = AgentName::compose(&instance.into(), &"label".into(), 1, 2);
+            assert!(AgentName::may_be_of(&instance.into(), agent.as_str()), "{agent}");
+        }
+        for foreign in ["master", "", "-", "a-1-2", "ci", "ci-1", "ci-x-1-b"] {
+            assert!(!AgentName::may_be_of(&"ci".into(), foreign), "{foreign}");
+        }
     }
 
     #[test]
