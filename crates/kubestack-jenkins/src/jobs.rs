@@ -55,17 +55,12 @@ impl Jobs {
             return Ok(old);
         }
         let Some(path) = path(url) else { return Ok(Tied::Unknown) };
-        let tied = match client.text("read what a job is tied to", &format!("{path}config.xml")).await {
-            Ok(xml) => assigned(&xml),
-            // Not for us, or a part of a job: the other way round, then.
-            Err(error)
-                if matches!(
-                    error.kind,
-                    ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Invalid
-                ) =>
-            {
-                self.read_tied(client, labels).await?;
-                self.tied.get(url).map_or(Tied::Unknown, |label| Tied::To(label.clone()))
+        let tied = match self.read(client, url, path, labels).await {
+            Ok(tied) => tied,
+            // One job that cannot be read must hide no other; if it is the server, reading the queue fails as well.
+            Err(error) if !matches!(error.kind, ErrorKind::RateLimited { .. }) => {
+                tracing::debug!(job = url, %error, "what a job is tied to stays as it was known");
+                return Ok(old);
             }
             Err(error) => return Err(error),
         };
@@ -76,12 +71,36 @@ impl Jobs {
         Ok(tied)
     }
 
+    async fn read(
+        &mut self,
+        client: &Client,
+        url: &str,
+        path: &str,
+        labels: &BTreeSet<String>,
+    ) -> Result<Tied> {
+        match client.text("read what a job is tied to", &format!("{path}config.xml")).await {
+            Ok(xml) => Ok(assigned(&xml)),
+            // Not for us, or a part of a job: the other way round, then.
+            Err(error)
+                if matches!(
+                    error.kind,
+                    ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Invalid
+                ) =>
+            {
+                self.read_tied(client, labels).await?;
+                Ok(self.tied.get(url).map_or(Tied::Unknown, |label| Tied::To(label.clone())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn read_tied(&mut self, client: &Client, labels: &BTreeSet<String>) -> Result<()> {
         if self.tied_at.is_some_and(|at| client.now().since(at) < FRESH) {
             return Ok(());
         }
-        self.tied.clear();
+        // Also where it fails: the next try is as far off as the next look, and until then the last whole one counts.
         self.tied_at = Some(client.now());
+        let mut tied = BTreeMap::new();
         for label in labels {
             let path = format!("label/{}/api/json?tree=tiedJobs[name,url]", encode(label));
             let told = match client.json("read the jobs of a label", &path).await {
@@ -90,9 +109,10 @@ impl Jobs {
                 Err(error) => return Err(error),
             };
             for job in items(&told, "tiedJobs").filter_map(|job| text(job, "url")).take(MAX_KNOWN) {
-                self.tied.insert(job, label.clone());
+                tied.insert(job, label.clone());
             }
         }
+        self.tied = tied;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 /// The items of the list called `key` in the object `body`, as `read` takes them.
 ///
 /// # Errors
-/// If that is no JSON object.
+/// If that is no JSON object, or has no such list: an answer without one is not one of which nothing is there.
 pub fn list<T>(
     body: &[u8],
     key: &str,
@@ -16,8 +16,11 @@ pub fn list<T>(
 ) -> Result<Vec<T>, serde_json::Error> {
     let mut items = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    deserializer.deserialize_map(Root { key, read: &read, items: &mut items })?;
+    let found = deserializer.deserialize_map(Root { key, read: &read, items: &mut items })?;
     deserializer.end()?;
+    if !found {
+        return Err(serde::de::Error::custom(format!("there is no `{key}` in it")));
+    }
     Ok(items)
 }
 
@@ -44,22 +47,25 @@ struct Root<'a, T, R> {
 }
 
 impl<'de, T, R: Fn(&Value) -> Option<T>> Visitor<'de> for Root<'_, T, R> {
-    type Value = ();
+    /// Whether the list was there.
+    type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an object with `{}`", self.key)
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<bool, M::Error> {
+        let mut found = false;
         while let Some(key) = map.next_key::<String>()? {
             if key == self.key {
+                found = true;
                 self.items.clear();
                 map.next_value_seed(List { read: self.read, items: self.items })?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(())
+        Ok(found)
     }
 }
 
@@ -101,11 +107,13 @@ mod tests {
         let body = br#"{"_class":"x","items":[{"name":"a","name":"b","n":-1e300},{"name":null},7,{"name":"c","new":{}}],"z":1}"#;
         assert_eq!(list(body, "items", name).unwrap(), ["b", "c"]);
         assert_eq!(list(br#"{"items":[],"items":[{"name":"a"}]}"#, "items", name).unwrap(), ["a"]);
-        assert_eq!(list(b"{}", "items", name).unwrap(), Vec::<String>::new());
+        assert_eq!(list(br#"{"items":[]}"#, "items", name).unwrap(), Vec::<String>::new());
         for bad in [
             "",
             "<html>",
             "[]",
+            "{}",
+            "{\"status\":\"ok\"}",
             "{\"items\":[{\"name\":\"a\"}",
             "{\"items\":{}}",
             "{} {}",

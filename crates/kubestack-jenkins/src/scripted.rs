@@ -238,6 +238,8 @@ async fn needs(items: Value, nodes: Value) -> Vec<(String, Vec<String>)> {
     let (master, _) = master(json!({}), move |line, _| match line {
         line if line.starts_with("GET /jenkins/queue/") => say(200, items.clone()),
         line if line.starts_with("GET /jenkins/computer/") => say(200, nodes.clone()),
+        line if line.contains("/broken/config.xml") => say(500, "<title>Error 500</title>"),
+        line if line.contains("/tied/config.xml") => say(200, "<assignedNode>a</assignedNode>"),
         line if line.contains("config.xml") => say(403, ""),
         line if line.contains("/label/") => say(200, "{\"tiedJobs\":[]}"),
         _ => say(200, "{}"),
@@ -300,6 +302,18 @@ async fn where_the_label_of_an_item_is_found() {
     let expected =
         expected.map(|(id, needs)| (id.to_owned(), needs.iter().map(ToString::to_string).collect()));
     assert_eq!(found, expected.map(|pair: (String, Vec<String>)| pair));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_job_whose_config_cannot_be_read_hides_no_other() {
+    let job = |id: u64, name: &str| {
+        let class = "hudson.model.FreeStyleProject";
+        let task = json!({"_class": class, "name": name, "url": format!("http://ci/job/{name}/")});
+        item(id, task, "Waiting for next available executor")
+    };
+    let nodes = json!([{"displayName": "master"}]);
+    let found = needs(json!([job(1, "broken"), job(2, "tied")]), nodes).await;
+    assert_eq!(found, [("1".to_owned(), vec![]), ("2".to_owned(), vec!["a".to_owned()])]);
 }
 
 #[tokio::test(start_paused = true)]
