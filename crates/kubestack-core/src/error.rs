@@ -113,3 +113,25 @@ impl Error {
         self
     }
 }
+
+/// All that an error says, from the outside in; what a part of it repeats is said once.
+///
+/// ```
+/// let inner = std::io::Error::other("connection refused");
+/// # #[derive(Debug, thiserror::Error)]
+/// # #[error("cannot connect")]
+/// # struct Outer(#[source] std::io::Error);
+/// assert_eq!(kubestack_core::error::chain(&Outer(inner)), "cannot connect: connection refused");
+/// ```
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut link = error.source();
+    while let Some(error) = link {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        link = error.source();
+    }
+    text
+}

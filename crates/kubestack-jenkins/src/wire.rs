@@ -9,10 +9,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::{Client, connect::Connect};
 use hyper_util::rt::TokioExecutor;
+use kubestack_core::error::chain;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use std::error::Error as StdError;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,18 +99,4 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
         return Err(format!("{} holds no certificate in PEM form", path.display()));
     }
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// All that an error says, from the outside in.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut link = error.source();
-    while let Some(error) = link {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        link = error.source();
-    }
-    text
 }

@@ -6,6 +6,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::client::{Body, Client};
+use kubestack_core::error::chain;
 use kubestack_core::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -220,20 +221,6 @@ fn lost(error: &kube::Error) -> Fault {
         link = error.source();
     }
     Fault::NoAnswer(text)
-}
-
-/// All that an error says, from the outside in.
-pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut link = error.source();
-    while let Some(error) = link {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        link = error.source();
-    }
-    text
 }
 
 /// A text as the value of a query (RFC 3986: all but unreserved characters).

@@ -1,10 +1,10 @@
 //! The config of the provider, how the client is made from it, and its place in the registry.
 
-use crate::api::chain;
 use crate::provider::KubeProvider;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use kubestack_core::context::Secrets;
+use kubestack_core::error::chain;
 use kubestack_core::inventory;
 use kubestack_core::prelude::*;
 use kubestack_core::registry::Build;
