@@ -1,8 +1,8 @@
 //! A real Gearman server, and real clients of it, on loopback.
 
-use crate::{excuse, needs, wait};
+use crate::{excused, free_port, needs, wait};
 use anyhow::{Context, Result, bail};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -25,14 +25,10 @@ pub struct Gearmand {
 /// # Errors
 /// When it does not start, or with `CI=true` when something is missing.
 pub fn gearmand() -> Result<Option<Gearmand>> {
-    let lacks: Vec<_> = COMMANDS.into_iter().filter(|(command, _)| !needs::is_command(command)).collect();
-    if !lacks.is_empty() {
-        let (what, packages): (Vec<&str>, Vec<&str>) = lacks.into_iter().unzip();
-        let reason = format!("{} (Debian: {})", what.join(", "), packages.join(" "));
-        excuse(&reason, std::env::var("CI").is_ok_and(|ci| ci == "true"), std::io::stderr())?;
+    if excused(needs::words(needs::absent(&COMMANDS)))? {
         return Ok(None);
     }
-    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    let port = free_port()?;
     Ok(Some(Gearmand { port, server: start(port)? }))
 }
 

@@ -4,10 +4,9 @@
 //! What makes it run on Java 17, and the plugin, are a fixture beside the repository (`../shared/testbed/jenkins`).
 
 use crate::supervisor::Supervisor;
-use crate::{binaries, cache, excuse, needs, supervisor, wait};
+use crate::{binaries, cache, excused, free_port, needs, supervisor, wait};
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -50,18 +49,12 @@ pub struct Hudson {
 /// # Errors
 /// When it does not start, or with `CI=true` when something is missing.
 pub fn hudson() -> Result<Option<Hudson>> {
-    if let Some(reason) = missing() {
-        excuse(&reason, std::env::var("CI").is_ok_and(|ci| ci == "true"), std::io::stderr())?;
-        return Ok(None);
-    }
-    Hudson::start().map(Some)
+    if excused(missing())? { Ok(None) } else { Hudson::start().map(Some) }
 }
 
 fn missing() -> Option<String> {
-    let lacks: Vec<_> = COMMANDS.into_iter().filter(|(command, _)| !needs::is_command(command)).collect();
-    if !lacks.is_empty() {
-        let (what, packages): (Vec<&str>, Vec<&str>) = lacks.into_iter().unzip();
-        return Some(format!("{} (Debian: {})", what.join(", "), packages.join(" ")));
+    if let Some(words) = needs::words(needs::absent(&COMMANDS)) {
+        return Some(words);
     }
     let fixture = fixture();
     (!fixture.is_dir()).then(|| format!("the fixture of Hudson in {}", fixture.display()))
@@ -110,10 +103,6 @@ fn run(program: &str, arguments: &[&str]) -> Result<Vec<u8>> {
 fn opens() -> Result<Vec<String>> {
     let text = fs::read_to_string(fixture().join("opens.txt"))?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 impl Hudson {

@@ -46,6 +46,7 @@ pub use slots::{DEVELOPER, Slot, clean, slots};
 
 use anyhow::{Result, bail};
 use std::io::Write;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 /// The one way in which a test asks for a cluster: `None` when this machine lacks something, after one line on
@@ -62,7 +63,12 @@ pub fn cluster(options: &Options) -> Result<Option<Cluster>> {
 /// # Errors
 /// With `CI=true` when something is missing.
 pub fn skip(options: &Options) -> Result<bool> {
-    let Some(reason) = missing(options)? else { return Ok(false) };
+    excused(missing(options)?)
+}
+
+/// Whether to skip, because that is missing; with `CI=true` what is missing is an error.
+fn excused(missing: Option<String>) -> Result<bool> {
+    let Some(reason) = missing else { return Ok(false) };
     // Not `eprintln!`: the test harness would keep it to itself while the test passes.
     excuse(&reason, std::env::var("CI").is_ok_and(|ci| ci == "true"), std::io::stderr())?;
     Ok(true)
@@ -90,6 +96,11 @@ pub fn wait<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Opti
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A port of loopback that nobody listens on now.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -22,20 +22,18 @@ pub fn missing(options: &Options) -> Result<Option<String>> {
     if !cfg!(target_os = "linux") {
         return Ok(Some("Linux".to_owned()));
     }
-    let mut lacks: Vec<(&str, &str)> =
-        COMMANDS.into_iter().filter(|(command, _)| !is_command(command)).collect();
+    let mut lacks = absent(&COMMANDS);
     if options.real_node {
         if !rustix::process::geteuid().is_root() {
             return Ok(Some("root, for a real node".to_owned()));
         }
-        lacks.extend(NODE_COMMANDS.into_iter().filter(|(command, _)| !is_command(command)));
+        lacks.extend(absent(&NODE_COMMANDS));
         if node::cni_directory().is_none() {
             lacks.push(("CNI plugins", "containernetworking-plugins"));
         }
     }
-    if !lacks.is_empty() {
-        let (what, packages): (Vec<&str>, Vec<&str>) = lacks.into_iter().unzip();
-        return Ok(Some(format!("{} (Debian: {})", what.join(", "), packages.join(" "))));
+    if let Some(words) = words(lacks) {
+        return Ok(Some(words));
     }
     let programs = binaries::missing(&options.programs())?;
     if !programs.is_empty() {
@@ -57,14 +55,9 @@ pub fn missing(options: &Options) -> Result<Option<String>> {
 /// # Errors
 /// When apt fails.
 pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
-    let mut packages: Vec<&str> = COMMANDS
-        .into_iter()
-        .chain(NODE_COMMANDS)
-        .chain(hudson::COMMANDS)
-        .chain(gearman::COMMANDS)
-        .filter(|(command, _)| !is_command(command))
-        .map(|(_, package)| package)
-        .collect();
+    let commands: [&[_]; 4] = [&COMMANDS, &NODE_COMMANDS, &hudson::COMMANDS, &gearman::COMMANDS];
+    let absent = commands.into_iter().flat_map(absent);
+    let mut packages: Vec<&str> = absent.map(|(_, package)| package).collect();
     if node::cni_directory().is_none() {
         packages.push("containernetworking-plugins");
     }
@@ -95,6 +88,17 @@ pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Those commands, with their packages, that are not there.
+pub(crate) fn absent(commands: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    commands.iter().copied().filter(|(command, _)| !is_command(command)).collect()
+}
+
+/// What is absent, in words that follow "needs"; `None` if nothing.
+pub(crate) fn words(absent: Vec<(&str, &str)>) -> Option<String> {
+    let (what, packages): (Vec<&str>, Vec<&str>) = absent.into_iter().unzip();
+    (!what.is_empty()).then(|| format!("{} (Debian: {})", what.join(", "), packages.join(" ")))
 }
 
 pub(crate) fn is_command(name: &str) -> bool {
