@@ -16,7 +16,6 @@ pub(super) fn demands(
     instance: &InstanceName,
 ) -> Vec<Demand> {
     let builds: Vec<(&str, &str, Jobs)> = queued
-        .0
         .iter()
         .filter_map(|(function, counts)| Some((function.as_str(), function.strip_prefix(BUILD)?, *counts)))
         .collect();
@@ -83,7 +82,7 @@ mod tests {
         any.unlabelled = true;
         let labels = [small, big, any].map(|label| (label.name.clone(), label));
         let jobs = BTreeMap::from([("docs".to_owned(), "small".to_owned())]);
-        let queued = Queued(parse(format!("{status}.\n").as_bytes()).unwrap());
+        let queued = parse(format!("{status}.\n").as_bytes()).unwrap();
         let demands = demands(&queued, &jobs, &BTreeMap::from(labels), &"ci".into());
         let names = |needs: BTreeSet<LabelName>| needs.iter().map(ToString::to_string).collect();
         demands

@@ -17,7 +17,7 @@ use kubestack_core::inventory;
 use kubestack_core::prelude::*;
 use kubestack_core::registry::Build;
 use kubestack_core::time::Span;
-use status::{Answer, Queued};
+use status::{Queued, add};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,7 +137,7 @@ struct Gearman {
 }
 
 impl Gearman {
-    async fn ask(&self, (host, port): &Address) -> Result<Answer> {
+    async fn ask(&self, (host, port): &Address) -> Result<Queued> {
         tokio::select! {
             answer = wire::status(host, *port) => answer,
             () = self.clock.sleep(self.timeout) => {
@@ -158,8 +158,8 @@ impl DemandSource for Gearman {
         let began = self.clock.now();
         let asked = self.servers.iter().map(|server| self.ask(server));
         let mut queued = Queued::default();
-        for answer in try_join_all(asked).await? {
-            queued.add(answer);
+        for (function, jobs) in try_join_all(asked).await?.into_iter().flatten() {
+            add(&mut queued, &function, jobs);
         }
         Ok(DemandSnapshot::new(began, demand::demands(&queued, &self.jobs, &context.labels, &self.instance)))
     }

@@ -9,34 +9,26 @@ pub(super) struct Jobs {
     pub running: u32,
 }
 
-/// What one server has, by function.
-pub(super) type Answer = BTreeMap<String, Jobs>;
+/// What one server has, or several, by function.
+pub(super) type Queued = BTreeMap<String, Jobs>;
 
-/// What all servers have together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Queued(pub Answer);
-
-impl Queued {
-    /// Another server has these.
-    pub fn add(&mut self, answer: Answer) {
-        for (function, jobs) in answer {
-            let sum = self.0.entry(function).or_default();
-            sum.waiting = sum.waiting.saturating_add(jobs.waiting);
-            sum.running = sum.running.saturating_add(jobs.running);
-        }
-    }
+/// There are these as well.
+pub(super) fn add(queued: &mut Queued, function: &str, jobs: Jobs) {
+    let sum = queued.entry(function.to_owned()).or_default();
+    sum.waiting = sum.waiting.saturating_add(jobs.waiting);
+    sum.running = sum.running.saturating_add(jobs.running);
 }
 
 /// Reads a whole answer, or says what it is instead. Nothing is left out: fewer jobs would be a wrong answer.
-pub(super) fn parse(answer: &[u8]) -> Result<Answer, String> {
+pub(super) fn parse(answer: &[u8]) -> Result<Queued, String> {
     let text = String::from_utf8_lossy(answer);
     let mut queued = Queued::default();
     for line in text.lines() {
         if line == "." {
-            return Ok(queued.0);
+            return Ok(queued);
         }
         let (function, jobs) = row(line).ok_or_else(|| format!("the line `{}`", excerpt(line)))?;
-        queued.add(BTreeMap::from([(function.to_owned(), jobs)]));
+        add(&mut queued, function, jobs);
     }
     Err(format!("`{}`", excerpt(&text)))
 }
@@ -74,7 +66,7 @@ mod tests {
             waiting,
             [("build:myjob", 3, 0), ("build:myjob:mylabel", 0, 1), ("build:nolabel:other", 1, 0)]
         );
-        assert_eq!(parse(b".\r\n").unwrap(), Answer::new());
+        assert_eq!(parse(b".\r\n").unwrap(), Queued::new());
         assert_eq!(parse(b"a\t1\t0\t0\r\na\t2\t1\t0\n.\n").unwrap()["a"], Jobs { waiting: 2, running: 1 });
         // More run than there are: a server that counts at two moments.
         assert_eq!(parse(b"a\t1\t2\t0\n.\n").unwrap()["a"].waiting, 0);
@@ -110,7 +102,7 @@ mod tests {
                 .map(|(name, (waiting, running))| format!("{name}\t{}\t{running}\t0\n", waiting + running))
                 .chain([".\n".to_owned()])
                 .collect();
-            let expected: Answer =
+            let expected: Queued =
                 rows.into_iter().map(|(name, (waiting, running))| (name, Jobs { waiting, running })).collect();
             prop_assert_eq!(parse(text.as_bytes()).unwrap(), expected);
         }

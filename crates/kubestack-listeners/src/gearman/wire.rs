@@ -1,7 +1,7 @@
 //! The admin protocol of Gearman, as far as it is needed: text, one line a row, a line of one dot ends an answer
 //! (gearmand's `PROTOCOL`, "Administrative Protocol").
 
-use super::status::{Answer, parse};
+use super::status::{Queued, parse};
 use kubestack_core::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 const MAX_ANSWER: usize = 8 << 20;
 
 /// Asks one server what is queued. Bounded in size; the caller bounds the time.
-pub(super) async fn status(host: &str, port: u16) -> Result<Answer> {
+pub(super) async fn status(host: &str, port: u16) -> Result<Queued> {
     let place = format!("gearman at {host}:{port}");
     let failed =
         |what: &str, error: std::io::Error| Error::transient(format!("cannot {what} {place}: {error}"));
