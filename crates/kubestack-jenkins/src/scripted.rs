@@ -11,25 +11,11 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use kubestack_core::prelude::*;
 use kubestack_core::secrecy::ExposeSecret;
+use kubestack_testkit::host::RuntimeClock;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
-
-struct TestClock;
-
-#[async_trait]
-impl Clock for TestClock {
-    fn now(&self) -> Moment {
-        Moment::from_millis(1)
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
-    }
-}
 
 type Log = Arc<Mutex<Vec<String>>>;
 type Script = dyn Fn(&str, &str) -> Response<String> + Send + Sync;
@@ -82,7 +68,7 @@ fn master(
         _ => Credentials::Anonymous,
     };
     let (wire, log) = wire(script);
-    let client = Client::new(wire, &config.external_url, credentials, Arc::new(TestClock));
+    let client = Client::new(wire, &config.external_url, credentials, Arc::new(RuntimeClock::start()));
     (JenkinsMaster::new("ci".into(), client, config, Some("s3cret".into())), log)
 }
 
@@ -432,7 +418,7 @@ async fn what_never_answers_is_given_up() {
         BoxCloneSyncService::new(service),
         "http://ci",
         Credentials::Anonymous,
-        Arc::new(TestClock),
+        Arc::new(RuntimeClock::start()),
     );
     let error = client.json("look", "api/json").await.unwrap_err();
     assert_eq!(

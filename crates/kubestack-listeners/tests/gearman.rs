@@ -1,51 +1,24 @@
 //! Gearman's queue, asked of the real gearmand; and of what only says that it is one.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "tests, on real sockets")]
 
-use kubestack_core::context::{Secrets, Spawner};
 use kubestack_core::prelude::*;
 use kubestack_core::registry::{Build, find};
-use kubestack_core::secrecy::SecretString;
 use kubestack_listeners as _;
 use kubestack_testbed::gearman::gearmand;
 use serde_json::{Value, json};
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-struct Host(Instant);
-
-#[async_trait]
-impl Clock for Host {
-    fn now(&self) -> Moment {
-        Moment::from_millis(u64::try_from(self.0.elapsed().as_millis()).unwrap())
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
-    }
-}
-
-impl Spawner for Host {
-    fn spawn(&self, name: &str, _: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        panic!("it needs no task, and started {name}");
-    }
-}
-
-impl Secrets for Host {
-    fn resolve(&self, _: &SecretRef) -> Result<SecretString> {
-        panic!("it has no secret");
-    }
+fn build(config: Value) -> Result<Box<dyn DemandSource>> {
+    let Build::DemandSource(build) = find(PluginKind::DemandSource, "gearman")?.build else {
+        panic!("not a demand source");
+    };
+    build(&kubestack_testkit::host::context("gearman-server", "ci"), &Fragment::from_value(config))
 }
 
 fn source(config: Value) -> Box<dyn DemandSource> {
-    let Build::DemandSource(build) = find(PluginKind::DemandSource, "gearman").unwrap().build else {
-        panic!("not a demand source");
-    };
-    let host = || Arc::new(Host(Instant::now()));
-    let context = BuildContext::new("g", "ci".into(), host(), host(), host(), "/nonexistent".into());
-    build(&context, &Fragment::from_value(config)).unwrap_or_else(|error| panic!("{error}"))
+    build(config).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn labels() -> SourceContext {
@@ -179,19 +152,14 @@ async fn half_a_line_and_then_silence_ends_with_the_time_limit() {
     assert!(error.message.starts_with("no whole answer to `status`"), "{error}");
 }
 
-#[test]
-fn a_wrong_config_is_refused_by_its_key() {
-    let Build::DemandSource(build) = find(PluginKind::DemandSource, "gearman").unwrap().build else {
-        panic!()
-    };
-    let host = || Arc::new(Host(Instant::now()));
-    let context = BuildContext::new("g", "ci".into(), host(), host(), host(), "/nonexistent".into());
+#[tokio::test]
+async fn a_wrong_config_is_refused_by_its_key() {
     for (config, said) in [
         (json!({}), "host: is missing"),
         (json!({"host": "a", "servers": ["b"]}), "servers: and `host` are two ways"),
         (json!({"host": "a", "nodes": 1}), "unknown field `nodes`"),
     ] {
-        let error = build(&context, &Fragment::from_value(config)).err().unwrap();
+        let error = build(config).err().unwrap();
         assert!(error.kind == ErrorKind::Invalid && error.message.contains(said), "{error}");
     }
 }

@@ -5,7 +5,10 @@
 //!                        ▲ crash, restart        ▲ faults        └─ oracle, which knows the truth
 //! ```
 //!
+//! For tests of one plugin alone, [`host`] has what the engine would hand to it.
+//!
 //! What this crate deliberately does not know: how the planner sees things. The oracle judges by what is really the
 //! case on the simulated systems.
 
+pub mod host;
 pub mod sim;

@@ -3,69 +3,13 @@
 
 pub mod site;
 
-use kubestack_core::context::{Secrets, Spawner};
 use kubestack_core::prelude::*;
-use kubestack_core::secrecy::SecretString;
 use std::collections::BTreeMap;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
-
-/// The runtime's own time: real, or virtual where a test pauses it.
-struct RuntimeClock {
-    start: tokio::time::Instant,
-    wall: Moment,
-}
-
-impl RuntimeClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-    fn start() -> Self {
-        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let wall = Moment::from_micros(u64::try_from(wall.as_micros()).unwrap());
-        Self { start: tokio::time::Instant::now(), wall }
-    }
-}
-
-#[async_trait]
-impl Clock for RuntimeClock {
-    fn now(&self) -> Moment {
-        self.wall + self.start.elapsed()
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
-    }
-}
-
-struct NoTasks;
-
-impl Spawner for NoTasks {
-    fn spawn(&self, name: &str, _: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        panic!("the provider needs no task, and started {name}");
-    }
-}
-
-struct PlainSecrets;
-
-impl Secrets for PlainSecrets {
-    fn resolve(&self, secret: &SecretRef) -> Result<SecretString> {
-        match secret {
-            SecretRef::Text(text) => Ok(text.expose().into()),
-            SecretRef::File(file) => match std::fs::read_to_string(&file.file) {
-                Ok(text) => Ok(text.trim_end().into()),
-                Err(error) => Err(Error::invalid(format!("{}: {error}", file.file.display()))),
-            },
-            _ => Err(Error::invalid("no environment here")),
-        }
-    }
-}
 
 /// What the engine hands to the provider of that instance.
 pub fn context(instance: &str) -> BuildContext {
-    let clock = Arc::new(RuntimeClock::start());
-    let dir = "/nonexistent".into();
-    BuildContext::new("k8s", instance.into(), clock, Arc::new(NoTasks), Arc::new(PlainSecrets), dir)
+    kubestack_testkit::host::context("k8s", instance)
 }
 
 pub fn marks(instance: &str, serial: u64) -> Marks {

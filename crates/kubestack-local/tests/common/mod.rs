@@ -1,9 +1,8 @@
 //! A host for tests: real time, real tasks, real processes.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "shared by several test binaries")]
 
-use kubestack_core::context::{Secrets, Spawner};
+use kubestack_core::context::Spawner;
 use kubestack_core::prelude::*;
-use kubestack_core::secrecy::SecretString;
 use kubestack_core::time::Span;
 use kubestack_local::{LocalConfig, LocalProvider};
 use std::collections::BTreeMap;
@@ -12,22 +11,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
-
-struct RealClock;
-
-#[async_trait]
-impl Clock for RealClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-    fn now(&self) -> Moment {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Moment::from_micros(u64::try_from(since.as_micros()).unwrap())
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
-    }
-}
 
 /// Ends its tasks when dropped, as the engine does when it stops.
 #[derive(Default)]
@@ -39,25 +22,13 @@ impl Spawner for Tasks {
     }
 }
 
-struct PlainSecrets;
-
-impl Secrets for PlainSecrets {
-    fn resolve(&self, secret: &SecretRef) -> Result<SecretString> {
-        match secret {
-            SecretRef::Text(text) => Ok(text.expose().into()),
-            _ => Err(Error::invalid("only texts here")),
-        }
-    }
-}
-
 /// What the engine hands to the provider `local` of that instance, and the tasks it starts.
 pub fn context(instance: &str, state_dir: &Path) -> (BuildContext, Arc<Tasks>) {
     let tasks = Arc::new(Tasks::default());
-    let spawner = Arc::<Tasks>::clone(&tasks);
-    let secrets = Arc::new(PlainSecrets);
-    let state_dir = state_dir.to_owned();
-    let clock = Arc::new(RealClock);
-    (BuildContext::new("local", instance.into(), clock, spawner, secrets, state_dir), tasks)
+    let mut context = kubestack_testkit::host::context("local", instance);
+    context.spawner = tasks.clone();
+    context.state_dir = state_dir.to_owned();
+    (context, tasks)
 }
 
 /// One daemon's worth of provider.
