@@ -87,7 +87,7 @@ impl Client {
         if let Some(profile) = self.state().profile {
             return Ok(profile);
         }
-        self.json("tell its version", "api/json?tree=mode").await?;
+        self.json("ask for its version", "api/json?tree=mode").await?;
         self.state().profile.ok_or_else(|| Error::bug("an answer without a version"))
     }
 
