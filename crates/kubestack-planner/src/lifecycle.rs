@@ -9,7 +9,7 @@
 
 use crate::agent::{Agent, AgentState};
 use crate::memory::{Note, patience};
-use crate::step::{Reason, Step};
+use crate::step::{Reason, Step, Target};
 use crate::world::{Hold, NodeState, World};
 use kubestack_core::agent::Drained;
 use kubestack_core::cause::FailureCause;
@@ -84,7 +84,7 @@ pub(crate) fn retire(world: &World, agent: &Agent<'_>, reason: Reason, draft: &m
 
 /// Whether no step about it is under way, and none failed a moment ago.
 fn is_free(world: &World, agent: &Agent<'_>, draft: &mut Draft) -> bool {
-    let until = world.backed_off(&crate::step::Target::Agent(agent.name.clone()));
+    let until = world.backed_off(&Target::Agent(agent.name.clone()));
     until.into_iter().for_each(|until| draft.wake(until));
     agent.flight.is_none() && until.is_none()
 }
@@ -525,26 +525,30 @@ impl Way<'_> {
         let open = agent.node.is_some_and(|node| {
             node.view.activity.is_busy() && node.view.online && node.view.drained == Drained::No
         });
-        match agent.master {
-            Some(master)
-                if can.one_job == OneJob::Observed && can.drains && open && self.master_is_fresh() =>
-            {
-                let step = Step::Drain { agent: agent.name.clone(), master: master.clone() };
-                draft.step(step, Reason::JobBegan);
-            }
-            _ => self.remember_use(draft),
+        let drains = can.one_job == OneJob::Observed && can.drains && open && self.master_is_fresh();
+        let Some(master) = agent.master.filter(|_| drains) else {
+            self.remember_use(draft);
+            return;
+        };
+        let targets = [Target::Master(master.clone()), Target::Agent(agent.name.clone())];
+        let failed = targets.iter().any(|target| self.world.backoff.contains_key(target));
+        // The drain goes first, for it is in a race; but one that cannot be done is no reason to forget the job.
+        if failed && self.remember_use(draft) {
+            return;
         }
+        draft.step(Step::Drain { agent: agent.name.clone(), master: master.clone() }, Reason::JobBegan);
     }
 
-    /// Writes the evidence of its start on the unit, so that a restart knows it too.
-    fn remember_use(&self, draft: &mut Draft) {
+    /// Writes the evidence of its start on the unit, so that a restart knows it too. False if there is nothing to write.
+    fn remember_use(&self, draft: &mut Draft) -> bool {
         let agent = self.agent;
         let marked = agent.unit.is_none_or(|unit| unit.unit.marks.used.is_some());
         if agent.master.is_none() || marked || !agent.is_used() {
-            return;
+            return false;
         }
         let job = agent.memory.and_then(|memory| memory.used.as_ref()).and_then(|(_, job)| job.clone());
         self.mark(MarkPatch::Used(job.unwrap_or_else(|| "?".to_owned())), Reason::JobBegan, draft);
+        true
     }
 
     fn fail(&self, cause: FailureCause, draft: &mut Draft) {

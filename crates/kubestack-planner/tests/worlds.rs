@@ -13,6 +13,7 @@ use common::*;
 use kubestack_core::cause::FailureCause;
 use kubestack_core::demand::Demand;
 use kubestack_core::error::ErrorKind;
+use kubestack_core::master::OneJob;
 use kubestack_core::time::Moment;
 use kubestack_planner::settings::Settings;
 use kubestack_planner::{Fact, Outcome, PlannedStep, Reason, Step, World};
@@ -37,13 +38,16 @@ enum Happens {
 fn any_settings() -> impl Strategy<Value = Settings> {
     let cap = || prop_oneof![Just(None), (0_u32..6).prop_map(Some)];
     let caps = (cap(), cap(), cap(), cap());
-    (caps, 0_u32..3, 1_u32..4, any::<bool>(), any::<bool>(), 0_u32..2).prop_map(
-        |((global, label, master, provider), ready, weight, sized, drains, hold)| {
+    (caps, 0_u32..3, 1_u32..4, any::<bool>(), any::<bool>(), any::<bool>(), 0_u32..2).prop_map(
+        |((global, label, master, provider), ready, weight, sized, drains, enforced, hold)| {
             let mut settings = settings(&MASTERS, &PROVIDERS, &LABELS);
             settings.limit.agents = global;
             settings.masters.get_mut("m").unwrap().limit.agents = master;
             settings.providers.get_mut("p").unwrap().limit.agents = provider;
             able_of(&mut settings, "n").drains = drains;
+            for master in MASTERS.iter().filter(|_| !enforced) {
+                able_of(&mut settings, master).one_job = OneJob::Observed;
+            }
             let a = common::label(&mut settings, "a");
             (a.limit.agents, a.min_ready, a.hold_on_failure) = (label, ready, hold);
             a.max_lifetime = Some(seconds(300));

@@ -58,6 +58,25 @@ fn an_idle_look_that_began_before_the_drain_was_acknowledged_proves_nothing() {
 }
 
 #[test]
+fn a_drain_that_fails_does_not_keep_the_mark_of_the_job_from_being_written() {
+    // The pause is the master's in the one case, and the agent's own in the other.
+    for (kind, later) in [(ErrorKind::Unauthorized, 2), (ErrorKind::Invalid, 200)] {
+        let a = who("a", 1);
+        let mut settings = simple();
+        able_of(&mut settings, "m").one_job = OneJob::Observed;
+        let mut stage = Stage::new(settings);
+        stage.demand(1, "m", vec![]).see(1, &[(&a, Seen::Busy)]);
+        same(&stage.send(1), &["drain ci-a-1-1: job_began"]);
+        stage.ended(1, &a.name(), failed(kind, None));
+        stage.see(later, &[(&a, Seen::Busy)]);
+        same(&stage.perform(later), &["mark ci-a-1-1: job_began"]);
+        // And it is tried again.
+        stage.see(later + 300, &[(&a.used("?"), Seen::Busy)]);
+        same(&stage.perform(later + 300), &["drain ci-a-1-1: job_began"]);
+    }
+}
+
+#[test]
 fn an_idle_reap_that_finds_it_busy_after_the_drain_leaves_it_its_one_job() {
     let a = who("a", 1);
     let mut stage = Stage::new(simple());
