@@ -149,7 +149,7 @@ fn a_node_that_lost_its_power_comes_back() {
     cluster.namespace("agents").unwrap();
     cluster.apply(&pod("long", "command: [sh, -c, 'sleep 1000']")).unwrap();
     cluster
-        .kubectl(["wait", "--for=condition=Ready", "pod/long", "--namespace=agents", "--timeout=60s"])
+        .kubectl(["wait", "--for=condition=Ready", "pod/long", "--namespace=agents", "--timeout=180s"])
         .unwrap();
     let namespace = namespace(cluster.directory());
     cluster.kill(Component::Node).unwrap();

@@ -20,6 +20,10 @@ pub(crate) fn builder(config: &Config) -> Result<(Builder, SecretFiles)> {
     for (kind, entry) in entries(config) {
         builder = add(builder, &context, kind, entry)?;
     }
+    if let Some(by) = &config.coordination {
+        let wrong = |error: Error| Error::invalid(format!("coordination.provider: {error}"));
+        builder = builder.coordination_by(&by.provider, by.lease).map_err(wrong)?;
+    }
     Ok((builder, secrets.files()))
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 wrong usage or config, \
-                          3 the thing named does not exist, 130 stopped by a signal";
+                          3 the thing named does not exist, 4 another daemon leads, 130 stopped by a signal";
 
 /// For people or for programs.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -40,6 +40,8 @@ use std::process::ExitCode;
 const USAGE: u8 = 2;
 /// What was named does not exist.
 const NO_SUCH_THING: u8 = 3;
+/// Another daemon leads.
+const LOST_LEAD: u8 = 4;
 /// A signal stopped it before it was done; shells use the same for Ctrl-C.
 const STOPPED: u8 = 130;
 

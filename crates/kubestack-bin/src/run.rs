@@ -3,11 +3,12 @@
 use crate::control::{self, Server};
 use crate::reload::{self, Loaded};
 use crate::signals::Signals;
-use crate::{Exit, STOPPED, USAGE, assemble};
+use crate::{Exit, LOST_LEAD, STOPPED, USAGE, assemble};
 use anyhow::{Context, Result};
-use kubestack_engine::Handle;
 use kubestack_engine::audit::AuditFile;
 use kubestack_engine::config::Problems;
+use kubestack_engine::coordination::DirectoryLock;
+use kubestack_engine::{End, Handle};
 use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -38,17 +39,29 @@ pub(crate) async fn daemon(path: &Path) -> Result<ExitCode> {
         tracing::warn!("stopped at once; what was under way is found again after the next start");
     };
     tokio::select! {
-        ended = run(path, &stop) => ended.map(|()| ExitCode::SUCCESS),
+        ended = run(path, &stop) => Ok(match ended? {
+            End::LostLead => {
+                tracing::error!(
+                    "another daemon leads this instance now, or will; nothing more is sent from here. Started again, this \
+                     one waits for its turn"
+                );
+                ExitCode::from(LOST_LEAD)
+            }
+            _ => ExitCode::SUCCESS,
+        }),
         () = signals => Ok(ExitCode::from(STOPPED)),
     }
 }
 
-async fn run(path: &Path, stop: &Notify) -> Result<()> {
+async fn run(path: &Path, stop: &Notify) -> Result<End> {
     let loaded = Loaded::read(path)?;
     let dir = loaded.config.state_dir.clone();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).with_context(|| {
         format!("cannot make {}; name another directory under `state_dir`", dir.display())
     })?;
+    // What keeps the lead on this host keeps the directory with it.
+    let elsewhere = loaded.config.coordination.is_some();
+    let _lock = elsewhere.then(|| DirectoryLock::take(&dir)).transpose()?;
     let audit = dir.join("audit.jsonl");
     let audit = AuditFile::open(&audit, AUDIT)
         .with_context(|| format!("cannot write {}; check its permissions", audit.display()))?;
@@ -56,7 +69,7 @@ async fn run(path: &Path, stop: &Notify) -> Result<()> {
     let spawner = builder.spawner();
     let engine = builder.audit(audit).build()?;
     let handle = engine.handle();
-    let serve = control(handle.clone(), control::socket(&dir), spawner.clone());
+    let serve = control(handle.clone(), control::socket(&dir), spawner.clone(), elsewhere);
     spawner.spawn("control", Box::pin(serve));
     let end = async {
         tokio::select! {
@@ -64,17 +77,18 @@ async fn run(path: &Path, stop: &Notify) -> Result<()> {
             () = reload::follow(path, loaded, &handle) => {}
         }
     };
-    engine.run(end).await?;
-    Ok(())
+    Ok(engine.run(end).await?)
 }
 
-/// Answers the command line, once this daemon leads: before that the socket may be another one's.
+/// Answers the command line, once the directory is ours: before that the socket may be another daemon's. Where the
+/// directory keeps the lead, that is once this daemon leads.
 async fn control(
     handle: Handle,
     socket: std::path::PathBuf,
     spawner: Arc<dyn kubestack_core::context::Spawner>,
+    ours: bool,
 ) {
-    if handle.status().await.is_err() {
+    if !ours && handle.status().await.is_err() {
         return;
     }
     match Server::open(&socket) {

@@ -25,6 +25,7 @@ pub mod cause;
 pub mod completion;
 pub mod config;
 pub mod context;
+pub mod coordination;
 pub mod demand;
 pub mod error;
 pub mod label;
@@ -50,6 +51,7 @@ pub mod prelude {
     pub use crate::completion::{Completion, CompletionEvent, CompletionSource};
     pub use crate::config::{Fragment, SecretRef};
     pub use crate::context::{BuildContext, Clock, SourceContext};
+    pub use crate::coordination::{Coordination, Leadership};
     pub use crate::demand::{Binding, Demand, DemandRef, DemandSnapshot, DemandSource};
     pub use crate::error::{Error, ErrorKind, Result};
     pub use crate::label::LabelSpec;

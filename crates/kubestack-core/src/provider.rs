@@ -72,6 +72,7 @@
 //! How it is registered and gets its config: [`registry`](crate::registry).
 
 use crate::cause::FailureCause;
+use crate::coordination::Coordination;
 use crate::error::Result;
 use crate::label::LabelSpec;
 use crate::marks::Marks;
@@ -82,6 +83,7 @@ use crate::resources::Resources;
 use crate::time::Moment;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How far a unit is.
@@ -370,6 +372,13 @@ pub trait SlaveProvider: Send + Sync {
     /// failed, and for each refused launch, of which there may be many. Nothing depends on it.
     async fn report(&self, _failure: &Failure) -> Result<()> {
         Ok(())
+    }
+
+    /// Keeps which daemon of this installation leads, where the platform can (see [`coordination`](crate::coordination)):
+    /// one that is not heard of for `lease` loses the lead. To be asked once. The rest of the provider may fail or
+    /// hang without harm to it.
+    fn coordination(&self, _lease: Duration) -> Option<Arc<dyn Coordination>> {
+        None
     }
 
     /// The last lines of a unit's own log, at most that many; empty where there is none. The engine asks before it

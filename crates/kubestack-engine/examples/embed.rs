@@ -130,5 +130,5 @@ async fn main() -> Result<()> {
             clock.sleep(Duration::from_millis(100)).await;
         }
     };
-    engine.run(over).await
+    engine.run(over).await.map(drop)
 }

@@ -3,12 +3,13 @@
 use crate::audit::Audit;
 use crate::clock::SystemClock;
 use crate::command::Handle;
-use crate::coordination::{Coordination, MemoryCoordination};
+use crate::coordination::MemoryCoordination;
 use crate::engine::{Engine, Setup};
 use crate::systems::Systems;
 use crate::tasks::{TaskSet, TaskSpawner};
 use kubestack_core::completion::CompletionSource;
 use kubestack_core::context::{Clock, Spawner};
+use kubestack_core::coordination::Coordination;
 use kubestack_core::demand::DemandSource;
 use kubestack_core::error::{Error, Result};
 use kubestack_core::master::CiMaster;
@@ -18,6 +19,7 @@ use kubestack_planner::settings::SourceSettings;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Collects the parts of an engine.
@@ -61,6 +63,19 @@ impl Builder {
     pub fn coordination(mut self, coordination: Arc<dyn Coordination>) -> Self {
         self.coordination = coordination;
         self
+    }
+
+    /// The same, kept by a provider that was added before; whoever is not heard of for `lease` loses the lead.
+    ///
+    /// # Errors
+    /// If there is no such provider, or if it cannot.
+    pub fn coordination_by(self, provider: &ProviderName, lease: Duration) -> Result<Self> {
+        let known = self.systems.providers.get(provider);
+        let known = known.ok_or_else(|| Error::invalid(format!("there is no provider `{provider}`")))?;
+        let coordination = known.coordination(lease).ok_or_else(|| {
+            Error::invalid(format!("provider `{provider}` cannot keep who leads; name one that can, or none"))
+        })?;
+        Ok(self.coordination(coordination))
     }
 
     /// Each step is written there as a JSON line.

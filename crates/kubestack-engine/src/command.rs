@@ -53,9 +53,21 @@ pub enum Command {
 
 /// Something for the loop to do between two plans.
 pub(crate) enum Request {
-    Status(oneshot::Sender<Status>),
+    Status(oneshot::Sender<Result<Status>>),
     Command(Command, oneshot::Sender<Result<String>>),
     Reconfigure(Box<Setup>, oneshot::Sender<Result<()>>),
+}
+
+impl Request {
+    /// Answers it with that.
+    pub fn refuse(self, error: &Error) {
+        // Whoever asked may be gone.
+        match self {
+            Self::Status(answer) => drop(answer.send(Err(error.clone()))),
+            Self::Command(_, answer) => drop(answer.send(Err(error.clone()))),
+            Self::Reconfigure(_, answer) => drop(answer.send(Err(error.clone()))),
+        }
+    }
 }
 
 /// Talks to a running engine. Cheap to clone.
@@ -66,10 +78,10 @@ impl Handle {
     /// One look at everything.
     ///
     /// # Errors
-    /// If the engine has stopped.
+    /// If the engine does not lead (yet), or has stopped.
     pub async fn status(&self) -> Result<Status> {
         let (answer, receive) = oneshot::channel();
-        self.ask(Request::Status(answer), receive).await
+        self.ask(Request::Status(answer), receive).await?
     }
 
     /// Carries out a wish; it is kept before the answer comes. The answer says in words what happens now.

@@ -2,7 +2,6 @@
 
 use crate::audit::Audit;
 use crate::command::{self, Handle, Request};
-use crate::coordination::{Coordination, Leadership};
 use crate::execute::{Executor, Report};
 use crate::explain::Explainer;
 use crate::failures::Failures;
@@ -13,6 +12,7 @@ use crate::status::status;
 use crate::systems::Systems;
 use crate::tasks::{TaskSet, TaskSpawner};
 use kubestack_core::context::{Clock, SourceContext, Spawner};
+use kubestack_core::coordination::{Coordination, Leadership};
 use kubestack_core::error::{Error, Result};
 use kubestack_core::label::LabelSpec;
 use kubestack_core::name::{AgentName, InstanceName, LabelName, MasterName, SourceName};
@@ -116,9 +116,13 @@ struct Ended {
     words: String,
 }
 
-/// Why a leader's turn ended.
-enum End {
+/// Why an engine's run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// It was told to stop.
     Stopped,
+    /// It does not lead any more, and sends nothing. Another one does, or will; a new engine may wait for its turn.
     LostLead,
 }
 
@@ -129,30 +133,53 @@ impl Engine {
     }
 
     /// Runs until `stop` is ready, then waits for steps under way, for a bounded time. Agents and their jobs
-    /// go on. Everything runs inside this one future: to drop it is to crash.
+    /// go on. Everything runs inside this one future: to drop it is to crash. Where another one leads it waits for its
+    /// turn, if its coordination does; requests are answered with that meanwhile.
     ///
     /// # Errors
     /// If another holder leads this instance and coordination refuses to wait.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<End> {
         let Self { setup, systems, clock, coordination, mut tasks, spawner, mut requests, audit, .. } = self;
         let mut stop = std::pin::pin!(stop);
-        let leadership = tokio::select! {
-            biased;
-            () = &mut stop => return Ok(()),
-            leadership = coordination.acquire() => leadership?,
-            _ = tasks.run() => return Err(Error::bug("the task set ended")),
+        let mut acquiring = coordination.acquire();
+        let leadership = loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(End::Stopped),
+                leadership = &mut acquiring => break leadership?,
+                Some(request) = requests.recv() => request.refuse(&not_leading(&*coordination)),
+                task = tasks.run() => panicked(&task),
+            }
         };
+        drop(acquiring);
         let mut leader =
             Leader::start(setup, systems, clock, coordination.clone(), spawner, audit, leadership).await;
         let end = leader.lead(&mut stop, &mut tasks, &mut requests).await;
-        match end {
-            End::Stopped => {
-                leader.finish(&mut tasks).await;
-                coordination.release(leader.world.flights.is_empty()).await
-            }
-            End::LostLead => Err(Error::conflict(
-                "another daemon leads this instance now; nothing more was sent from here",
-            )),
+        if end == End::Stopped {
+            leader.finish(&mut tasks).await;
+            coordination.release(leader.world.flights.is_empty()).await?;
+        }
+        Ok(end)
+    }
+}
+
+fn not_leading(coordination: &dyn Coordination) -> Error {
+    let why = coordination.waits_for().unwrap_or_else(|| "it does not lead yet".to_owned());
+    Error::conflict(format!("this daemon stands by: {why}"))
+}
+
+fn panicked(task: &str) {
+    tracing::error!(%task, "a plugin's task panicked; the rest goes on");
+}
+
+/// Waits for that while the tasks go on: one of them may be what keeps the lead.
+async fn beside<T>(tasks: &mut TaskSet, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            task = tasks.run() => panicked(&task),
         }
     }
 }
@@ -304,6 +331,8 @@ impl Leader {
         tasks: &mut TaskSet,
         requests: &mut mpsc::Receiver<Request>,
     ) -> End {
+        let coordination = self.coordination.clone();
+        let mut lost = coordination.lost();
         loop {
             let clock = self.clock.clone();
             let wake = self.plan_at.into_iter().chain(self.last.next_wake).min();
@@ -311,7 +340,8 @@ impl Leader {
             tokio::select! {
                 biased;
                 () = &mut *stop => return End::Stopped,
-                Some(request) = requests.recv() => self.answer(request).await,
+                () = &mut lost => return End::LostLead,
+                Some(request) = requests.recv() => beside(tasks, self.answer(request)).await,
                 Some(ended) = self.ended.recv() => {
                     self.step_ended(ended);
                     while let Ok(ended) = self.ended.try_recv() {
@@ -328,10 +358,10 @@ impl Leader {
                 }
                 () = clock.sleep(rest) => {
                     self.turn();
-                    self.save(false).await;
+                    beside(tasks, self.save(false)).await;
                 }
-                name = tasks.run() => {
-                    tracing::error!(task = %name, "a plugin's task panicked; the rest goes on");
+                task = tasks.run() => {
+                    panicked(&task);
                     self.count("task panicked");
                 }
             }
@@ -443,7 +473,8 @@ impl Leader {
         match request {
             Request::Status(answer) => {
                 self.world.apply(self.clock.now(), Fact::Now);
-                let _ = answer.send(status(&self.world, &self.last, &self.counters, self.failures.list()));
+                let _ =
+                    answer.send(Ok(status(&self.world, &self.last, &self.counters, self.failures.list())));
             }
             Request::Command(command, answer) => {
                 let mut intent = self.world.intent.clone();
@@ -558,7 +589,7 @@ impl Leader {
                 _ = tasks.run() => {}
             }
         }
-        self.save(true).await;
+        beside(tasks, self.save(true)).await;
         tracing::info!(under_way = self.world.flights.len(), "stopped; agents and their jobs go on");
     }
 }

@@ -1,8 +1,8 @@
 //! Executing: one step, without choices, within its deadline.
 
-use crate::coordination::Coordination;
 use crate::redact::Redactor;
 use kubestack_core::context::Clock;
+use kubestack_core::coordination::Coordination;
 use kubestack_core::error::{Error, ErrorKind};
 use kubestack_core::label::LabelSpec;
 use kubestack_core::marks::Marks;

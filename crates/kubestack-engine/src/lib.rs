@@ -20,6 +20,6 @@ mod tasks;
 
 pub use builder::Builder;
 pub use command::{Command, Handle};
-pub use engine::{Engine, Setup};
+pub use engine::{End, Engine, Setup};
 pub use look::Outlook;
 pub use status::Status;

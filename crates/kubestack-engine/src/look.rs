@@ -1,12 +1,12 @@
 //! What can be found out beside a daemon or before there is one: the plan that a leader would make of one look at
 //! every system, and whether each system gives what a daemon will need. Nothing is sent, led or kept.
 
-use crate::coordination::Leadership;
 use crate::engine::Engine;
 use crate::redact::Redactor;
 use crate::status::{Status, status};
 use futures_util::future::{BoxFuture, join_all};
 use kubestack_core::context::Clock;
+use kubestack_core::coordination::Leadership;
 use kubestack_core::error::{Error, Result};
 use kubestack_core::name::{AgentName, LabelName, MasterName, ProviderName};
 use kubestack_core::probe::Probe;
@@ -118,7 +118,7 @@ impl Engine {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SystemProbe {
-    /// `provider`, `master` or `source`.
+    /// `provider`, `master`, `source` or `coordination`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -130,8 +130,8 @@ impl Engine {
     /// Tries of each system what a daemon will need, without a change to anything; like [`Engine::look`] it may
     /// run beside one. A system that takes longer than `bound` is given up.
     pub async fn probe(self, bound: Duration) -> Vec<SystemProbe> {
-        let Self { setup, systems, clock, .. } = self;
-        let clock = &*clock;
+        let Self { setup, systems, clock, coordination, .. } = self;
+        let (clock, coordination) = (&*clock, &*coordination);
         let mut all: Vec<BoxFuture<'_, SystemProbe>> = Vec::new();
         for (name, provider) in &systems.providers {
             let used = setup.settings.labels.iter().filter(|(_, label)| label.providers.contains(name));
@@ -157,6 +157,10 @@ impl Engine {
                 SystemProbe { kind: "source", name: name.to_string(), probes }
             }));
         }
+        all.push(Box::pin(async move {
+            let probes = answered(bounded(clock, bound, async { Ok(coordination.probe().await) }).await);
+            SystemProbe { kind: "coordination", name: String::new(), probes }
+        }));
         join_all(all).await
     }
 }

@@ -120,6 +120,14 @@ fn what_cannot_work_is_said_with_what_to_do() {
         assert_problem(&format!("{OF_2015}state_dir: {state_dir}\n"), "state_dir: must be the path");
     }
     assert_problem(&format!("{OF_2015}console: {{listen: x}}\n"), "no console in this version");
+    let lead = |what: &str| format!("{OF_2015}coordination: {{{what}}}\n");
+    assert_problem(&lead("provider: kubernets"), "did you mean `kubernetes`?");
+    assert_problem(&lead("provider: kubernetes, dir: /tmp"), "use one of the two");
+    assert_problem(&lead("lease_duration: 9s"), "is for `provider`");
+    for lease in ["1s", "2500ms", "2h"] {
+        let text = lead(&format!("provider: kubernetes, lease_duration: {lease}"));
+        assert_problem(&text, "whole seconds, from 2s to 1h");
+    }
     for key in ["step_deadline", "stale_after", "master_poll"] {
         assert_problem(&format!("{OF_2015}policy: {{{key}: 0s}}\n"), "must be longer than zero");
     }

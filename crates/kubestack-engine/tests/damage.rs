@@ -1,9 +1,7 @@
 //! What must hold where a config or a state directory is damaged, misspelt or hostile.
+use kubestack_core::coordination::Coordination;
 use kubestack_core::{inventory, prelude::*, registry::Build};
-use kubestack_engine::{
-    config::Config,
-    coordination::{Coordination, LocalCoordination},
-};
+use kubestack_engine::{config::Config, coordination::LocalCoordination};
 fn nothing<T: ?Sized>(_: &BuildContext, _: &Fragment) -> Result<Box<T>> {
     Err(Error::invalid("only a name"))
 }

@@ -73,14 +73,17 @@ impl Api {
         decode(&collect(answer).await?)
     }
 
-    /// Whether we may do that in the namespace, as the server itself sees it (`SelfSubjectAccessReview`).
-    pub async fn may(&self, verb: &str, resource: &str) -> Answer<bool> {
+    /// Whether we may do that in the namespace, to all or to the one of that name, as the server itself sees it
+    /// (`SelfSubjectAccessReview`). `resource` may have its group and its part: `leases.coordination.k8s.io`, `pods/log`.
+    pub async fn may(&self, verb: &str, resource: &str, name: Option<&str>) -> Answer<bool> {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {
-                "namespace": self.namespace, "verb": verb, "resource": resource, "subresource": subresource,
+                "namespace": self.namespace, "verb": verb, "group": group, "resource": resource,
+                "subresource": subresource, "name": name,
             }},
         });
         let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";

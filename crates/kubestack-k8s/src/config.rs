@@ -1,5 +1,6 @@
 //! The config of the provider, how the client is made from it, and its place in the registry.
 
+use crate::api::Api;
 use crate::provider::KubeProvider;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -74,6 +75,26 @@ fn check(config: &KubeConfig) -> Result<(), (&'static str, String)> {
         return wrong("namespace", "is no name of a namespace (lower-case letters, digits and `-`)");
     }
     Ok(())
+}
+
+/// How a cluster is reached. Each user of it has connections and a limiter of its own.
+#[derive(Clone)]
+pub(crate) struct Access {
+    pub context: BuildContext,
+    pub config: KubeConfig,
+    /// A client that was made elsewhere, and its namespace.
+    pub given: Option<(Client, String)>,
+}
+
+impl Access {
+    /// Reads files, and connects to nothing yet.
+    pub async fn open(&self) -> Result<Api> {
+        let (client, namespace) = match &self.given {
+            Some(given) => given.clone(),
+            None => self.config.client(&*self.context.secrets).await?,
+        };
+        Ok(Api::new(client, namespace, self.context.clock.clone()))
+    }
 }
 
 impl KubeConfig {

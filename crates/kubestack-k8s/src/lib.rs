@@ -25,11 +25,15 @@
 //! **How current the view is** is proven, not assumed: a small consistent read tells a resource version, and
 //! once the watch has come that far, everything before the read has been told.
 //!
+//! **Who leads** is a Lease of the namespace, and what survives a leader a ConfigMap beside it (`coordination`); both have
+//! connections of their own, so that nothing that the provider does can cost the lead.
+//!
 //! What this crate deliberately does not know: any CI system, what the agent does, which pod to launch when.
 
 mod api;
 mod capacity;
 mod config;
+mod coordination;
 mod events;
 mod fault;
 mod feed;
@@ -40,6 +44,7 @@ mod patch;
 mod phase;
 mod probe;
 mod provider;
+mod record;
 mod watch;
 
 pub use config::KubeConfig;

@@ -45,7 +45,7 @@ pub async fn probe(
         NEEDED.iter().map(|permission| (permission, true)).chain(optional)
     {
         let what = format!("may {verb} {resource}");
-        let result = match api.may(verb, resource).await {
+        let result = match api.may(verb, resource, None).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 forbidden.push((*verb, *resource));

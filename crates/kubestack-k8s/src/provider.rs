@@ -1,7 +1,8 @@
 //! The provider itself: what each call asks of the cluster.
 
 use crate::api::{Api, JSON, PARTIAL};
-use crate::config::KubeConfig;
+use crate::config::{Access, KubeConfig};
+use crate::coordination::KubeCoordination;
 use crate::events::Events;
 use crate::fault::{Answer, Effect, Fault};
 use crate::manifest::Manifest;
@@ -10,11 +11,11 @@ use crate::watch::{KubeWatch, unit};
 use crate::{AGENT_CONTAINER, capacity, marks, phase, probe};
 use http::StatusCode;
 use kube::Client;
-use kubestack_core::context::Secrets;
 use kubestack_core::prelude::*;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// A log is told up to so many bytes (the API cuts at its beginning).
@@ -23,9 +24,7 @@ const LOG_BYTES: u32 = 256 << 10;
 /// Runs agents as pods.
 pub struct KubeProvider {
     instance: InstanceName,
-    clock: Arc<dyn Clock>,
-    secrets: Arc<dyn Secrets>,
-    config: KubeConfig,
+    access: Access,
     api: OnceCell<Arc<Api>>,
     quotas_are_hidden: AtomicBool,
     events: Events,
@@ -34,11 +33,13 @@ pub struct KubeProvider {
 impl KubeProvider {
     /// A provider with that config. Reads and connects to nothing yet.
     pub fn new(context: &BuildContext, config: KubeConfig) -> Self {
+        Self::reached(Access { context: context.clone(), config, given: None })
+    }
+
+    fn reached(access: Access) -> Self {
         Self {
-            instance: context.instance.clone(),
-            clock: context.clock.clone(),
-            secrets: context.secrets.clone(),
-            config,
+            instance: access.context.instance.clone(),
+            access,
             api: OnceCell::new(),
             quotas_are_hidden: AtomicBool::new(false),
             events: Events::default(),
@@ -48,17 +49,13 @@ impl KubeProvider {
     /// A provider on a client of your own: with other credentials, or over any [`tower`](https://docs.rs/tower)
     /// service. The client should not retry by itself.
     pub fn with_client(context: &BuildContext, client: Client, namespace: impl Into<String>) -> Self {
-        let api = Arc::new(Api::new(client, namespace.into(), context.clock.clone()));
-        Self { api: OnceCell::new_with(Some(api)), ..Self::new(context, KubeConfig::default()) }
+        let given = Some((client, namespace.into()));
+        Self::reached(Access { context: context.clone(), config: KubeConfig::default(), given })
     }
 
     /// Made by the first call that needs it, and again after one that could not.
     async fn api(&self) -> Result<&Arc<Api>> {
-        let make = async || {
-            let (client, namespace) = self.config.client(&*self.secrets).await?;
-            Ok(Arc::new(Api::new(client, namespace, self.clock.clone())))
-        };
-        self.api.get_or_try_init(make).await
+        self.api.get_or_try_init(async || Ok(Arc::new(self.access.open().await?))).await
     }
 
     /// The unit of that name if its pod exists and is the one that was asked for; an error if it is another.
@@ -218,7 +215,9 @@ impl SlaveProvider for KubeProvider {
 
     async fn probe(&self, labels: &[LabelSpec]) -> Vec<Probe> {
         match self.api().await {
-            Ok(api) => probe::probe(api, &self.instance, &*self.secrets, labels, self.look()).await,
+            Ok(api) => {
+                probe::probe(api, &self.instance, &*self.access.context.secrets, labels, self.look()).await
+            }
             Err(error) => vec![Probe::new("the way to the cluster", Err(error))],
         }
     }
@@ -231,7 +230,7 @@ impl SlaveProvider for KubeProvider {
             )));
         }
         let api = self.api().await?;
-        let mut manifest = Manifest::new(request, &api.namespace, &*self.secrets)?;
+        let mut manifest = Manifest::new(request, &api.namespace, &*self.access.context.secrets)?;
         let mut secret = None;
         if !manifest.secrets.is_empty() {
             match self.make_secret(api, request, &manifest).await? {
@@ -354,6 +353,10 @@ impl SlaveProvider for KubeProvider {
         made.map(drop).map_err(|fault| {
             fault.error(&format!("write an Event about agent {}", failure.agent), Effect::Write)
         })
+    }
+
+    fn coordination(&self, lease: Duration) -> Option<Arc<dyn Coordination>> {
+        Some(Arc::new(KubeCoordination::new(self.access.clone(), lease)))
     }
 
     async fn log_tail(&self, unit: &UnitRef, lines: usize) -> Result<String> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-pub const BOUND: Duration = Duration::from_secs(60);
+pub const BOUND: Duration = Duration::from_secs(180);
 
 /// All processes whose link of this name (`cwd`, `ns/pid`) is as wanted.
 pub fn processes(link: &str, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {

@@ -165,11 +165,12 @@ pub(super) struct EntryForm {
     pub merge_group: Option<String>,
 }
 
-/// Where the leader's term, the operator's intent and advisory memory are kept.
+/// Where the leader's term, the operator's intent and advisory memory are kept: in a directory of this host, or by a
+/// provider whose platform can.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct CoordinationForm {
-    #[serde(rename = "type")]
-    pub type_name: Option<String>,
     pub dir: Option<PathBuf>,
+    pub provider: Option<String>,
+    pub lease_duration: Option<Span>,
 }

@@ -9,7 +9,7 @@ use form::{CoordinationForm, EntryForm, LabelForm, LimitForm, Names, PolicyForm,
 use kubestack_core::config::{Fragment, Positions, SecretRef};
 use kubestack_core::context::Secrets;
 use kubestack_core::label::LabelSpec;
-use kubestack_core::name::{InstanceName, MasterName, slug};
+use kubestack_core::name::{InstanceName, MasterName, ProviderName, slug};
 use kubestack_core::registry::{Build, PluginKind, find, nearest, verify};
 use kubestack_core::resources::Resources;
 use kubestack_core::time::Span;
@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,24 @@ pub struct Config {
     pub completion: Vec<PluginEntry>,
     /// Where this installation keeps what must survive it on this host.
     pub state_dir: PathBuf,
+    /// The provider that keeps who leads. Default: `state_dir` keeps it.
+    pub coordination: Option<ProviderCoordination>,
 }
+
+/// Who leads is kept by a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProviderCoordination {
+    /// Which one.
+    pub provider: ProviderName,
+    /// How long a leader that is not heard of keeps the lead.
+    pub lease: Duration,
+}
+
+/// The same as that of Kubernetes' own components.
+const DEFAULT_LEASE: Duration = Duration::from_secs(15);
+/// Seconds: one leaves no time for a lost renewal; a lease of hours is a mistake.
+const LEASES: RangeInclusive<u64> = 2..=3600;
 
 /// One plugin to build.
 #[derive(Clone)]
@@ -147,6 +165,7 @@ impl Config {
             && same(&self.providers, &other.providers)
             && same(&self.demand, &other.demand)
             && same(&self.completion, &other.completion)
+            && self.coordination == other.coordination
     }
 }
 
@@ -232,9 +251,6 @@ impl Reader {
         self.not_zero("policy", policy.never_zero());
         let limits: LimitForm = self.section("limits");
         let coordination: CoordinationForm = self.section("coordination");
-        if coordination.type_name.as_deref().is_some_and(|name| name != "local") {
-            self.problem("coordination.type", "the only coordination in this version is `local`");
-        }
         let instance = self.instance(&masters);
         let state_dir = match self.root.get("state_dir") {
             None => None,
@@ -244,6 +260,7 @@ impl Reader {
                 None
             }
         };
+        let coordination_by = self.coordination(&coordination, &provider_names);
         let state_dir = coordination.dir.or(state_dir);
         let state_dir = state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/kubestack"));
         if self.root.contains_key("console") {
@@ -280,7 +297,36 @@ impl Reader {
         if providers.is_empty() {
             self.problem("providers", "there is no provider; agents need a place to run");
         }
-        Config { setup, masters, providers, demand, completion, state_dir }
+        Config { setup, masters, providers, demand, completion, state_dir, coordination: coordination_by }
+    }
+
+    /// The provider that keeps who leads, if it is one.
+    fn coordination(
+        &mut self,
+        form: &CoordinationForm,
+        providers: &[String],
+    ) -> Option<ProviderCoordination> {
+        let Some(provider) = form.provider.clone() else {
+            if form.lease_duration.is_some() {
+                self.problem("coordination.lease_duration", "is for `provider`, which is not there");
+            }
+            return None;
+        };
+        if !providers.contains(&provider) {
+            let near = nearest(&provider, providers.iter().map(String::as_str));
+            let hint = near.map_or(String::new(), |near| format!(", did you mean `{near}`?"));
+            self.problem("coordination.provider", format!("there is no provider `{provider}`{hint}"));
+        }
+        if form.dir.is_some() {
+            self.problem("coordination.dir", "and `provider` both say where; use one of the two");
+        }
+        let lease = form.lease_duration.map_or(DEFAULT_LEASE, |span| span.0);
+        if lease.subsec_nanos() != 0 || !LEASES.contains(&lease.as_secs()) {
+            let (least, most) = LEASES.into_inner();
+            let text = format!("must be whole seconds, from {least}s to {}", Span(Duration::from_secs(most)));
+            self.problem("coordination.lease_duration", text);
+        }
+        Some(ProviderCoordination { provider: provider.as_str().into(), lease })
     }
 
     /// Whether a demand listener only names what its master brings along anyway.

@@ -1,14 +1,13 @@
 //! Coordination on one host: a lock file and one JSON file.
 
-use super::{Coordination, Leadership};
+use super::DirectoryLock;
 use kubestack_core::async_trait;
+use kubestack_core::coordination::{Coordination, Leadership};
 use kubestack_core::error::{Error, ErrorKind, Result};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,8 +25,7 @@ struct Kept {
 
 /// The lead, while it is held.
 struct Held {
-    /// The lock lives as long as this file is open; the system releases it when the process dies.
-    lock: File,
+    lock: DirectoryLock,
     kept: Kept,
 }
 
@@ -54,39 +52,6 @@ impl LocalCoordination {
     /// The term alone, so that a damaged state file cannot make a term come twice.
     fn term_file(&self) -> PathBuf {
         self.dir.join("term")
-    }
-
-    fn lock(&self) -> Result<File> {
-        let path = self.dir.join("lock");
-        std::fs::create_dir_all(&self.dir).map_err(|error| {
-            fault("cannot make", &self.dir, &error, "name another directory under `state_dir`")
-        })?;
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(|error| fault("cannot open", &path, &error, "check its permissions"))?;
-        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        if let Err(error) = locked
-            && error != rustix::io::Errno::WOULDBLOCK
-        {
-            return Err(fault("cannot lock", &path, &error.into(), "keep it on a local disk"));
-        }
-        if locked.is_err() {
-            let mut holder = String::new();
-            let _ = (&file).take(64).read_to_string(&mut holder);
-            let holder = holder.trim();
-            let text = format!(
-                "another daemon (pid {holder}) runs this installation ({}); stop it first, or give this one another `state_dir` and `instance`",
-                self.dir.display()
-            );
-            return Err(Error::conflict(text));
-        }
-        // Only for the message above: the lock itself is what counts.
-        let mut note = || -> std::io::Result<()> {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
-        };
-        note().map_err(|error| fault("cannot write", &path, &error, "free some space"))?;
-        Ok(file)
     }
 
     fn read(&self) -> Result<Kept> {
@@ -139,7 +104,7 @@ impl LocalCoordination {
     }
 }
 
-fn fault(what: &str, path: &Path, error: &std::io::Error, advice: &str) -> Error {
+pub(super) fn fault(what: &str, path: &Path, error: &std::io::Error, advice: &str) -> Error {
     Error::new(ErrorKind::Invalid, format!("{what} {}: {error}; {advice}", path.display()))
 }
 
@@ -160,7 +125,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 #[async_trait]
 impl Coordination for LocalCoordination {
     async fn acquire(&self) -> Result<Leadership> {
-        let lock = self.lock()?;
+        let lock = DirectoryLock::take(&self.dir)?;
         let mut kept = self.read()?;
         let clean = kept.term == 0 || kept.clean;
         kept.term += 1;
@@ -186,11 +151,7 @@ impl Coordination for LocalCoordination {
 
     fn holds(&self) -> bool {
         let held = self.held();
-        let Some(Held { lock, .. }) = held.as_ref() else { return false };
-        // Where somebody removed the directory, another daemon can lock a new file of the same name.
-        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let named = std::fs::metadata(self.dir.join("lock")).map(id);
-        matches!((lock.metadata().map(id), named), (Ok(ours), Ok(named)) if ours == named)
+        held.as_ref().is_some_and(|held| held.lock.holds())
     }
 
     async fn save_intent(&self, intent: Value) -> Result<()> {

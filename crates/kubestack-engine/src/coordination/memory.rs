@@ -1,7 +1,7 @@
 //! Coordination within one process: for embedding, and for tests that restart an engine.
 
-use super::{Coordination, Leadership};
 use kubestack_core::async_trait;
+use kubestack_core::coordination::{Coordination, Leadership};
 use kubestack_core::error::{Error, Result};
 use serde_json::Value;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

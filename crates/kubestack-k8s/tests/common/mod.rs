@@ -1,6 +1,7 @@
 //! What the tests of this crate share: what the engine would hand to the provider, and a real cluster.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "shared by several test binaries")]
 
+pub mod leader;
 pub mod site;
 
 use kubestack_core::prelude::*;
