@@ -114,8 +114,11 @@ fn verify(steps: &mut Steps) -> Result<()> {
     ci(steps)?;
     steps.run("demo, 200 jobs", cargo(["run", "--release", "--", "demo", "--jobs", "200"]))?;
     let mut pods = jobs_in_pods();
-    pods.env("KUBESTACK_JOBS", "500").env("KUBESTACK_LONG", "1");
-    steps.run("500 jobs in pods, faults", pods)?;
+    pods.env("KUBESTACK_JOBS", "500").env("KUBESTACK_KILLS", "50").env("KUBESTACK_LONG", "1");
+    steps.run("500 jobs in pods, faults, 50 leaders killed", pods)?;
+    let mut leads = cargo(["test", "-p", "kubestack-k8s", "--test", "lead_worlds", "--", "--nocapture"]);
+    leads.env("KUBESTACK_SEEDS", "12..212");
+    steps.run("200 worlds of leaders", leads)?;
     let mut seeds = cargo(["test", "-p", "kubestack-testkit", "--test", "seeds", "--", "--nocapture"]);
     seeds.env("KUBESTACK_SEEDS", "2000..22000");
     steps.run("20,000 seeds", seeds)?;

@@ -42,7 +42,8 @@ pub(crate) async fn online(path: &Path, timeout: Span, output: Output) -> Result
         for (system, probe) in all.clone() {
             let result = probe.result.as_ref().map_or_else(|error| error.message.as_str(), |()| "ok");
             let optional = if probe.needed || probe.result.is_ok() { "" } else { " (optional)" };
-            let what = format!("{} {}: {}{optional}: {result}", system.kind, system.name, probe.what);
+            let whose = format!("{} {}", system.kind, system.name);
+            let what = format!("{}: {}{optional}: {result}", whose.trim_end(), probe.what);
             show::line(&show::plain(&what));
         }
     });

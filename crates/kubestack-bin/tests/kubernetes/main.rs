@@ -10,19 +10,22 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod deployment;
 mod fake_nodes;
 mod fault_proxy;
 mod faults;
+mod leaders;
 
 use common::Daemon;
 use fake_nodes::FakeNodes;
 use kubestack_queue::client::QueueClient;
-use kubestack_queue::model::{JobState, Submission};
+use kubestack_queue::model::{Job, JobState, Submission};
 use kubestack_testbed::{Cluster, Options, ServiceAccount, cluster, image};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Instant;
 
 /// The daemon's account.
@@ -176,22 +179,39 @@ spec:
 }
 
 /// `KUBESTACK_JOBS` for another number of jobs.
+fn number_of_jobs(default: usize) -> usize {
+    std::env::var("KUBESTACK_JOBS").map_or(default, |jobs| jobs.parse().unwrap())
+}
+
+/// Submits so many jobs that note in `dir` that they ran, and then do that.
+async fn submit(client: &QueueClient, dir: &Path, jobs: usize, then: &str) {
+    for index in 0..jobs {
+        let script = format!("echo x >> {}; {then}", dir.join(format!("ran-{index}")).display());
+        let command = ["sh".into(), "-c".into(), script].to_vec();
+        let job = Submission { label: "a".into(), command, env: BTreeMap::new(), timeout_ms: None };
+        client.submit(&job).await.unwrap();
+    }
+    println!("{jobs} jobs are submitted");
+}
+
+fn assert_ran_once(list: &[Job], dir: &Path, jobs: usize) {
+    assert_eq!(list.len(), jobs);
+    for (index, job) in list.iter().enumerate() {
+        let ran = fs::read_to_string(dir.join(format!("ran-{index}"))).unwrap_or_default().lines().count();
+        assert_eq!((ran, job.state, job.attempts), (1, JobState::Succeeded, 1), "{job:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_jobs_run_once_each_in_pods_of_fake_nodes_and_nothing_is_left() {
-    let jobs: usize = std::env::var("KUBESTACK_JOBS").map_or(100, |jobs| jobs.parse().unwrap());
+    let jobs = number_of_jobs(100);
     let Some(cluster) = cluster(&Options::control_plane().fake_nodes(4)).unwrap() else { return };
     let daemon = daemon(&cluster, 40);
     let began = Instant::now();
     let client =
         QueueClient::new(&format!("http://{}:{}", cluster.host(), daemon.port), "one".into()).unwrap();
     daemon.until("the queue", || daemon.call(&["jobs", "list"]).status.success().then_some(()));
-    let path = |index: usize| daemon.path(&format!("ran-{index}"));
-    for index in 0..jobs {
-        let command = ["sh".into(), "-c".into(), format!("echo x >> {}", path(index).display())].to_vec();
-        let job = Submission { label: "a".into(), command, env: BTreeMap::new(), timeout_ms: None };
-        client.submit(&job).await.unwrap();
-    }
-    println!("{jobs} jobs are submitted");
+    submit(&client, daemon.dir.path(), jobs, "").await;
     let mut nodes = FakeNodes::new(&cluster, "agents", daemon.dir.path()).await;
     let list = loop {
         nodes.play().await;
@@ -201,11 +221,7 @@ async fn many_jobs_run_once_each_in_pods_of_fake_nodes_and_nothing_is_left() {
         }
         assert!(began.elapsed() < common::PATIENCE * 10, "no end; the daemon said:\n{}", daemon.log());
     };
-    assert_eq!(list.len(), jobs);
-    for (index, job) in list.iter().enumerate() {
-        let ran = fs::read_to_string(path(index)).unwrap_or_default().lines().count();
-        assert_eq!((ran, job.state, job.attempts), (1, JobState::Succeeded, 1), "{job:?}");
-    }
+    assert_ran_once(&list, daemon.dir.path(), jobs);
     until_nothing_is_left(&cluster, &daemon);
     println!(
         "{jobs} jobs ran once each in {} pods, {:.0} s; no pod and no Secret is left",
