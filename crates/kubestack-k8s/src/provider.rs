@@ -314,6 +314,15 @@ impl SlaveProvider for KubeProvider {
         let api = self.api().await?;
         let change = marks::change(unit, patch)?;
         let gone = || Error::not_found(format!("there is no pod {} ({})", unit.name, unit.uid));
+        let unmarked = || Error::conflict(format!("pod {} does not carry our marks (any more)", unit.name));
+        // A patch can be bound to a uid, not to whose it is.
+        match api.get::<Pod>(&format!("pods/{}", unit.name), JSON).await {
+            Ok(pod) if pod.metadata.uid != unit.uid.as_str() => return Err(gone()),
+            Ok(pod) if marks::read(&pod.metadata, &self.instance).is_none() => return Err(unmarked()),
+            Ok(_) => {}
+            Err(fault) if fault.is(StatusCode::NOT_FOUND) => return Err(gone()),
+            Err(fault) => return Err(fault.error(&format!("mark pod {}", unit.name), Effect::None)),
+        }
         let pod: Pod = match api.patch("pods", unit.name.as_str(), &change).await {
             Ok(pod) => pod,
             Err(fault) if fault.is(StatusCode::NOT_FOUND) => return Err(gone()),
@@ -324,7 +333,6 @@ impl SlaveProvider for KubeProvider {
         if matches!(patch, MarkPatch::Held(_)) && pod.metadata.deletion_timestamp.is_some() {
             return Err(Error::conflict(format!("{} is already being taken away", unit.name)));
         }
-        let unmarked = || Error::conflict(format!("pod {} does not carry our marks (any more)", unit.name));
         crate::watch::unit(&pod, &self.instance).ok_or_else(unmarked)
     }
 

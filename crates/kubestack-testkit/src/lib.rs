@@ -5,10 +5,12 @@
 //!                        ▲ crash, restart        ▲ faults        └─ oracle, which knows the truth
 //! ```
 //!
-//! For tests of one plugin alone, [`host`] has what the engine would hand to it.
+//! For tests of one plugin alone, [`host`] has what the engine would hand to it, and [`conformance`] tries whether it keeps
+//! what the engine relies on.
 //!
 //! What this crate deliberately does not know: how the planner sees things. The oracle judges by what is really the
 //! case on the simulated systems.
 
+pub mod conformance;
 pub mod host;
 pub mod sim;
