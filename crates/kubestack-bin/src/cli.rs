@@ -96,6 +96,21 @@ pub(crate) enum Action {
         #[arg(long)]
         force: bool,
     },
+    /// List templates of labels on their platforms
+    #[command(alias = "list_templates")]
+    ListTemplates,
+    /// Make a template of a label on its platform, for people to look at; agents are launched from the config
+    #[command(alias = "create_template")]
+    CreateTemplate {
+        /// Of this label
+        label: String,
+    },
+    /// Take a template away
+    #[command(alias = "delete_template")]
+    DeleteTemplate {
+        /// Its name or uid
+        id: String,
+    },
     /// Keep one agent as it is
     Hold {
         /// Its name or uid

@@ -23,6 +23,7 @@ mod reload;
 mod run;
 mod show;
 mod signals;
+mod templates;
 
 // The binary must name each plugin crate, or the linker drops it together with its registration.
 use kubestack_jenkins as _;
@@ -100,6 +101,9 @@ async fn act(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(*shell, &mut Cli::command(), "kubestack", &mut text);
             show::raw(&text);
             Ok(ExitCode::SUCCESS)
+        }
+        action @ (Action::ListTemplates | Action::CreateTemplate { .. } | Action::DeleteTemplate { .. }) => {
+            templates::act(&cli.config, action, cli.output).await
         }
         action => operate::act(&cli, action).await,
     }

@@ -3,10 +3,12 @@
 
 use crate::cli::Output;
 use comfy_table::{ContentArrangement, Table, presets};
+use kubestack_core::context::Clock;
 use kubestack_core::registry::Plugin;
 use kubestack_core::time::{Moment, Span};
+use kubestack_engine::clock::SystemClock;
 use kubestack_engine::look::StepStatus;
-use kubestack_engine::{Outlook, Status};
+use kubestack_engine::{KeptTemplate, Outlook, Status};
 use kubestack_queue::model::Job;
 use rustix::termios::tcgetwinsize;
 use std::io::Write;
@@ -240,6 +242,25 @@ fn headline(text: &str) -> String {
     let mut lines = text.lines();
     let first = plain(lines.next().unwrap_or_default());
     if lines.next().is_some() { first + " …" } else { first }
+}
+
+/// Templates of labels.
+pub(crate) fn templates(templates: &[KeptTemplate]) {
+    let mut rows = table(&["name", "label", "provider", "age", "about"]);
+    for KeptTemplate { provider, template, current, .. } in templates {
+        rows.add_row([
+            plain(&template.name),
+            plain(template.label.as_str()),
+            provider.to_string(),
+            ago(SystemClock::start().now(), template.created),
+            if *current { "as the config has it" } else { "of another state of the config" }.to_owned(),
+        ]);
+    }
+    if templates.is_empty() {
+        line("no templates");
+    } else {
+        line(&rows.trim_fmt());
+    }
 }
 
 /// All plugins.

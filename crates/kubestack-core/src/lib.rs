@@ -36,6 +36,7 @@ pub mod probe;
 pub mod provider;
 pub mod registry;
 pub mod resources;
+pub mod template;
 pub mod time;
 
 pub use async_trait::async_trait;

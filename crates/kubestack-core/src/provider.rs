@@ -80,6 +80,7 @@ use crate::master::Enrolment;
 use crate::name::{AgentName, LabelName, Uid};
 use crate::probe::Probe;
 use crate::resources::Resources;
+use crate::template::Templates;
 use crate::time::Moment;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -378,6 +379,11 @@ pub trait SlaveProvider: Send + Sync {
     /// one that is not heard of for `lease` loses the lead. To be asked once. The rest of the provider may fail or
     /// hang without harm to it.
     fn coordination(&self, _lease: Duration) -> Option<Arc<dyn Coordination>> {
+        None
+    }
+
+    /// Keeps templates of labels, where the platform has a place for them (see [`template`](crate::template)).
+    fn templates(&self) -> Option<&dyn Templates> {
         None
     }
 

@@ -17,9 +17,11 @@ pub mod secrets;
 pub mod status;
 mod systems;
 mod tasks;
+mod templates;
 
 pub use builder::Builder;
 pub use command::{Command, Handle};
 pub use engine::{End, Engine, Setup};
 pub use look::Outlook;
 pub use status::Status;
+pub use templates::KeptTemplate;

@@ -169,7 +169,11 @@ fn answered(probes: Result<Vec<Probe>>) -> Vec<Probe> {
     probes.unwrap_or_else(|error| vec![Probe::new("an answer", Err(error))])
 }
 
-async fn bounded<T>(clock: &dyn Clock, bound: Duration, look: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn bounded<T>(
+    clock: &dyn Clock,
+    bound: Duration,
+    look: impl Future<Output = Result<T>>,
+) -> Result<T> {
     tokio::select! {
         biased;
         seen = look => seen,

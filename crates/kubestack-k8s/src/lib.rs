@@ -45,6 +45,7 @@ mod phase;
 mod probe;
 mod provider;
 mod record;
+mod templates;
 mod watch;
 
 pub use config::KubeConfig;

@@ -12,6 +12,7 @@ use crate::{AGENT_CONTAINER, capacity, marks, phase, probe};
 use http::StatusCode;
 use kube::Client;
 use kubestack_core::prelude::*;
+use kubestack_core::template::Templates;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +24,8 @@ const LOG_BYTES: u32 = 256 << 10;
 
 /// Runs agents as pods.
 pub struct KubeProvider {
-    instance: InstanceName,
-    access: Access,
+    pub(crate) instance: InstanceName,
+    pub(crate) access: Access,
     api: OnceCell<Arc<Api>>,
     quotas_are_hidden: AtomicBool,
     events: Events,
@@ -54,7 +55,7 @@ impl KubeProvider {
     }
 
     /// Made by the first call that needs it, and again after one that could not.
-    async fn api(&self) -> Result<&Arc<Api>> {
+    pub(crate) async fn api(&self) -> Result<&Arc<Api>> {
         self.api.get_or_try_init(async || Ok(Arc::new(self.access.open().await?))).await
     }
 
@@ -361,6 +362,10 @@ impl SlaveProvider for KubeProvider {
         made.map(drop).map_err(|fault| {
             fault.error(&format!("write an Event about agent {}", failure.agent), Effect::Write)
         })
+    }
+
+    fn templates(&self) -> Option<&dyn Templates> {
+        Some(self)
     }
 
     fn coordination(&self, lease: Duration) -> Option<Arc<dyn Coordination>> {

@@ -202,6 +202,27 @@ fn assert_ran_once(list: &[Job], dir: &Path, jobs: usize) {
     }
 }
 
+/// The template commands of 2015, in their spelling and in ours.
+fn templates_come_and_go(cluster: &Cluster, daemon: &Daemon) {
+    let role = format!("{}/../../deploy/templates.yaml", env!("CARGO_MANIFEST_DIR"));
+    cluster.apply(&fs::read_to_string(role).unwrap()).unwrap();
+    let made = daemon.until("the right to make one", || {
+        let made = daemon.call(&["create_template", "a"]);
+        made.status.success().then(|| String::from_utf8(made.stdout).unwrap())
+    });
+    assert!(made.starts_with("kubernetes has template test-a-") && made.ends_with(" of a\n"), "{made}");
+    let list = daemon.tell(&["list-templates"]);
+    assert!(list.contains("as the config has it"), "{list}");
+    let all: serde_json::Value =
+        serde_json::from_str(&daemon.tell(&["list_templates", "-o", "json"])).unwrap();
+    assert_eq!(all.as_array().unwrap().len(), 1);
+    assert!(daemon.tell(&["delete-template", all[0]["uid"].as_str().unwrap()]).contains("is gone"));
+    assert_eq!(daemon.tell(&["list-templates"]), "no templates\n");
+    for command in [["create-template", "b"], ["delete_template", "b"]] {
+        assert_eq!(daemon.call(&command).status.code(), Some(3), "{command:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_jobs_run_once_each_in_pods_of_fake_nodes_and_nothing_is_left() {
     let jobs = number_of_jobs(100);
@@ -223,6 +244,7 @@ async fn many_jobs_run_once_each_in_pods_of_fake_nodes_and_nothing_is_left() {
     };
     assert_ran_once(&list, daemon.dir.path(), jobs);
     until_nothing_is_left(&cluster, &daemon);
+    templates_come_and_go(&cluster, &daemon);
     println!(
         "{jobs} jobs ran once each in {} pods, {:.0} s; no pod and no Secret is left",
         nodes.pods(),
