@@ -37,8 +37,24 @@ pub struct KubeConfig {
     pub insecure_skip_tls_verify: bool,
     /// An HTTP proxy before the API server, such as `http://proxy:3128`.
     pub proxy: Option<String>,
+    /// What is known of free capacity, so that no more agents are launched than fit.
+    pub capacity: CapacityOf,
     /// Where the pods are made. Default: the kubeconfig's or the daemon's own, else `default`.
     pub namespace: Option<String>,
+}
+
+/// Where free capacity is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CapacityOf {
+    /// The namespace's ResourceQuotas. Pods beyond what the nodes have wait for room, as a cluster that grows with its
+    /// pods wants it.
+    #[default]
+    Quota,
+    /// The nodes as well: what they have less what all pods on them ask for. For clusters that do not grow; takes
+    /// `deploy/capacity.yaml`.
+    Nodes,
 }
 
 fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn SlaveProvider>> {

@@ -48,7 +48,7 @@ mod record;
 mod templates;
 mod watch;
 
-pub use config::KubeConfig;
+pub use config::{CapacityOf, KubeConfig};
 pub use provider::KubeProvider;
 
 /// The name of the container that is the agent; the others of its pod only help.

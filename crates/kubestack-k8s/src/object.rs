@@ -155,6 +155,57 @@ pub struct StatusDetails {
     pub retry_after_seconds: u32,
 }
 
+/// What a node has to give.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    pub metadata: Meta,
+    pub spec: NodeSpec,
+    pub status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    pub unschedulable: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    pub allocatable: BTreeMap<String, String>,
+    pub conditions: Vec<Condition>,
+}
+
+/// What a pod takes of its node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PlacedPod {
+    pub spec: PlacedSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlacedSpec {
+    pub node_name: String,
+    pub containers: Vec<PlacedContainer>,
+    pub init_containers: Vec<PlacedContainer>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlacedContainer {
+    /// `Always` on an init container: it goes on beside the others.
+    pub restart_policy: String,
+    pub resources: Requests,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Requests {
+    pub requests: BTreeMap<String, String>,
+}
+
 /// A quota.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

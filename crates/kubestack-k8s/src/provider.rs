@@ -1,7 +1,7 @@
 //! The provider itself: what each call asks of the cluster.
 
 use crate::api::{Api, JSON, PARTIAL};
-use crate::config::{Access, KubeConfig};
+use crate::config::{Access, CapacityOf, KubeConfig};
 use crate::coordination::KubeCoordination;
 use crate::events::Events;
 use crate::fault::{Answer, Effect, Fault};
@@ -27,7 +27,7 @@ pub struct KubeProvider {
     pub(crate) instance: InstanceName,
     pub(crate) access: Access,
     api: OnceCell<Arc<Api>>,
-    quotas_are_hidden: AtomicBool,
+    capacity_is_hidden: AtomicBool,
     events: Events,
 }
 
@@ -42,7 +42,7 @@ impl KubeProvider {
             instance: access.context.instance.clone(),
             access,
             api: OnceCell::new(),
-            quotas_are_hidden: AtomicBool::new(false),
+            capacity_is_hidden: AtomicBool::new(false),
             events: Events::default(),
         }
     }
@@ -52,6 +52,17 @@ impl KubeProvider {
     pub fn with_client(context: &BuildContext, client: Client, namespace: impl Into<String>) -> Self {
         let given = Some((client, namespace.into()));
         Self::reached(Access { context: context.clone(), config: KubeConfig::default(), given })
+    }
+
+    /// What may not be read is told once, and lived without.
+    fn hidden(&self, fault: Fault, doing: &str) -> Result<Option<Resources>> {
+        if !fault.is(StatusCode::FORBIDDEN) {
+            return Err(fault.error(doing, Effect::None));
+        }
+        if !self.capacity_is_hidden.swap(true, Ordering::Relaxed) {
+            tracing::info!("it is not permitted to {doing}; what is full shows as refusals and waiting pods");
+        }
+        Ok(None)
     }
 
     /// Made by the first call that needs it, and again after one that could not.
@@ -339,19 +350,21 @@ impl SlaveProvider for KubeProvider {
 
     async fn capacity(&self) -> Result<Option<Resources>> {
         let api = self.api().await?;
-        match api.get::<List<Quota>>("resourcequotas", JSON).await {
-            Ok(list) => Ok(Some(capacity::free(&list.items.unwrap_or_default()))),
-            Err(fault) if fault.is(StatusCode::FORBIDDEN) => {
-                if !self.quotas_are_hidden.swap(true, Ordering::Relaxed) {
-                    let namespace = &api.namespace;
-                    tracing::info!(
-                        "quotas of namespace `{namespace}` may not be read; full ones show as refusals"
-                    );
-                }
-                Ok(None)
-            }
-            Err(fault) => Err(fault.error("read quotas", Effect::None)),
+        let quotas = match api.get::<List<Quota>>("resourcequotas", JSON).await {
+            Ok(list) => Some(capacity::free(&list.items.unwrap_or_default())),
+            Err(fault) => self.hidden(fault, "read quotas")?,
+        };
+        if self.access.config.capacity != CapacityOf::Nodes {
+            return Ok(quotas);
         }
+        let nodes = match capacity::free_on_nodes(api).await {
+            Ok(free) => Some(free),
+            Err(fault) => self.hidden(fault, "read nodes and all pods on them (deploy/capacity.yaml)")?,
+        };
+        Ok(match (quotas, nodes) {
+            (Some(quotas), Some(nodes)) => Some(capacity::both(quotas, nodes)),
+            (quotas, nodes) => quotas.or(nodes),
+        })
     }
 
     async fn report(&self, failure: &Failure) -> Result<()> {
