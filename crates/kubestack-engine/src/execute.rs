@@ -1,5 +1,6 @@
 //! Executing: one step, without choices, within its deadline.
 
+use crate::caught;
 use crate::redact::Redactor;
 use kubestack_core::context::Clock;
 use kubestack_core::coordination::Coordination;
@@ -95,7 +96,7 @@ impl Executor {
         }
         tokio::select! {
             biased;
-            answer = call => match answer {
+            answer = caught::write(call) => match answer {
                 Ok(answer) => Call::Answered(answer),
                 Err(error) if error.kind == ErrorKind::UnknownOutcome => Call::Unknown(error.message),
                 Err(error) => Call::Refused(error),
@@ -173,7 +174,7 @@ impl Executor {
         let unit = UnitRef::new(agent.clone(), uid.clone());
         let read = tokio::select! {
             biased;
-            read = provider.log_tail(&unit, WORDS_LINES) => read,
+            read = caught::read(provider.log_tail(&unit, WORDS_LINES)) => read,
             () = self.clock.sleep(WORDS_DEADLINE.min(self.deadline)) => Ok(String::new()),
         };
         let log = read.unwrap_or_else(|error| {

@@ -1,5 +1,6 @@
 //! Telling the users of each CI system why their jobs wait.
 
+use crate::caught;
 use crate::retry::pause;
 use kubestack_core::context::Clock;
 use kubestack_core::error::Error;
@@ -71,7 +72,7 @@ async fn speak(
         let told = reasons.borrow_and_update().clone();
         let heard = tokio::select! {
             biased;
-            heard = master.explain(&told) => heard,
+            heard = caught::read(master.explain(&told)) => heard,
             () = clock.sleep(deadline) => Err(Error::transient("no answer")),
         };
         let rest = match heard {

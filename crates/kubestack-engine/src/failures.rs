@@ -1,5 +1,6 @@
 //! Failures: kept for a while after their agents are gone, and told to the platform's own users.
 
+use crate::caught;
 use kubestack_core::cause::FailureCause;
 use kubestack_core::context::Clock;
 use kubestack_core::name::{AgentName, LabelName, ProviderName};
@@ -91,7 +92,7 @@ impl Failures {
             while let Some(failure) = failures.recv().await {
                 let error = tokio::select! {
                     biased;
-                    reported = provider.report(&failure) => reported.err().map(|error| error.message),
+                    reported = caught::read(provider.report(&failure)) => reported.err().map(|error| error.message),
                     () = clock.sleep(deadline) => Some("no answer".to_owned()),
                 };
                 if let Some(error) = error {

@@ -1,6 +1,7 @@
 //! The loop around the planner.
 pub mod audit;
 mod builder;
+mod caught;
 pub mod clock;
 pub mod command;
 pub mod config;

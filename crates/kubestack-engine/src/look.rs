@@ -1,6 +1,7 @@
 //! What can be found out beside a daemon or before there is one: the plan that a leader would make of one look at
 //! every system, and whether each system gives what a daemon will need. Nothing is sent, led or kept.
 
+use crate::caught;
 use crate::engine::Engine;
 use crate::redact::Redactor;
 use crate::status::{Status, status};
@@ -176,7 +177,7 @@ pub(crate) async fn bounded<T>(
 ) -> Result<T> {
     tokio::select! {
         biased;
-        seen = look => seen,
+        seen = caught::read(look) => seen,
         () = clock.sleep(bound) => Err(Error::transient(format!("no answer within {}", Span(bound)))),
     }
 }

@@ -1,5 +1,6 @@
 //! Observing: one task per system that turns what it shows into facts, and tells when it fails.
 
+use crate::caught;
 use crate::redact::Redactor;
 use crate::retry::pause;
 use kubestack_core::completion::CompletionSource;
@@ -36,7 +37,7 @@ impl Observer {
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
             biased;
-            answer = call => answer,
+            answer = caught::read(call) => answer,
             () = self.clock.sleep(self.patience) => {
                 let seconds = self.patience.as_secs();
                 Err(Error::transient(format!("no answer for {seconds} s; the call was given up and is tried again")))
@@ -92,7 +93,7 @@ pub(crate) async fn completion(
     let mut failures = 0;
     loop {
         // Silence is no failure here: nothing may happen for hours.
-        match source.next().await {
+        match caught::read(source.next()).await {
             Ok(news) => {
                 failures = 0;
                 for hint in news {

@@ -4,6 +4,7 @@
 
 use kubestack_core::agent::{Activity, AgentView, AgentsSnapshot, Drained};
 use kubestack_core::cause::FailureCause;
+use kubestack_core::completion::{Completion, CompletionSource};
 use kubestack_core::context::{Clock, SourceContext};
 use kubestack_core::demand::{Demand, DemandSnapshot, DemandSource};
 use kubestack_core::error::{Error, Result};
@@ -20,7 +21,7 @@ use kubestack_core::time::Moment;
 use kubestack_core::{async_trait, name::Uid};
 use kubestack_engine::{Command, Engine, Handle, Setup};
 use kubestack_planner::settings::{LabelSettings, SourceSettings};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ struct State {
     reported: Vec<Failure>,
     /// What a launch is refused with.
     refusal: Option<Error>,
+    /// The calls that panic once.
+    panics: BTreeSet<&'static str>,
 }
 
 #[derive(Clone)]
@@ -80,7 +83,13 @@ struct Fake {
 
 impl Fake {
     fn log(&self, line: String) {
+        self.called(&line);
         self.state.lock().unwrap().log.push(line);
+    }
+
+    fn called(&self, call: &str) {
+        let panics = self.state.lock().unwrap().panics.remove(call);
+        assert!(!panics, "{call}: a defect with {TOKEN}");
     }
 }
 
@@ -89,6 +98,7 @@ struct Watch(Fake);
 #[async_trait]
 impl UnitWatch for Watch {
     async fn next(&mut self) -> Result<WatchEvent> {
+        self.0.called("next");
         self.0.clock.sleep(Duration::from_millis(100)).await;
         let units = self.0.state.lock().unwrap().units.values().cloned().collect();
         Ok(WatchEvent::Complete { began: self.0.clock.now(), units })
@@ -103,6 +113,7 @@ impl SlaveProvider for Fake {
         capabilities
     }
     async fn watch(&self) -> Result<Box<dyn UnitWatch>> {
+        self.called("watch");
         Ok(Box::new(Watch(self.clone())))
     }
     async fn launch(&self, request: &LaunchRequest) -> Result<Unit> {
@@ -127,6 +138,7 @@ impl SlaveProvider for Fake {
         Ok(many.collect::<String>() + "my token is " + TOKEN + "\nand the label's " + VARIABLE + "\n")
     }
     async fn report(&self, failure: &Failure) -> Result<()> {
+        self.called("report");
         self.state.lock().unwrap().reported.push(failure.clone());
         Err(Error::transient("that hurts nobody"))
     }
@@ -157,6 +169,7 @@ impl CiMaster for Fake {
         Ok(EnrolOutcome::Enrolled(enrolment))
     }
     async fn agents(&self) -> Result<AgentsSnapshot> {
+        self.called("agents");
         let began = self.clock.now();
         Ok(AgentsSnapshot::new(began, self.state.lock().unwrap().nodes.values().cloned().collect()))
     }
@@ -172,6 +185,7 @@ impl CiMaster for Fake {
         Ok(())
     }
     async fn explain(&self, reasons: &[Explanation]) -> Result<()> {
+        self.called("explain");
         let mut state = self.state.lock().unwrap();
         if state.deaf > 0 {
             state.deaf -= 1;
@@ -183,6 +197,9 @@ impl CiMaster for Fake {
     fn demand(&self) -> Option<Box<dyn DemandSource>> {
         Some(Box::new(Queue(self.clone())))
     }
+    fn completion(&self) -> Option<Box<dyn CompletionSource>> {
+        Some(Box::new(News(self.clone())))
+    }
 }
 
 struct Queue(Fake);
@@ -190,10 +207,21 @@ struct Queue(Fake);
 #[async_trait]
 impl DemandSource for Queue {
     async fn next(&mut self, context: &SourceContext) -> Result<DemandSnapshot> {
+        self.0.called("demand");
         self.0.clock.sleep(Duration::from_millis(500)).await;
         let waiting = self.0.state.lock().unwrap().waiting;
         let demand = Demand::count(waiting, context.labels.keys().cloned());
         Ok(DemandSnapshot::new(self.0.clock.now(), vec![demand]))
+    }
+}
+
+struct News(Fake);
+
+#[async_trait]
+impl CompletionSource for News {
+    async fn next(&mut self) -> Result<Vec<Completion>> {
+        self.0.called("completion");
+        std::future::pending().await
     }
 }
 
@@ -364,8 +392,11 @@ enum Bad {
 }
 
 impl Bad {
-    const ALL: [(Self, &str); 3] =
-        [(Self::Errs, "the answer is no JSON"), (Self::Hangs, "no answer for "), (Self::Panics, "")];
+    const ALL: [(Self, &str); 3] = [
+        (Self::Errs, "the answer is no JSON"),
+        (Self::Hangs, "no answer for "),
+        (Self::Panics, "a plugin's defect"),
+    ];
 
     #[expect(clippy::panic, reason = "what a plugin with a defect does")]
     async fn answer<T>(self) -> Result<T> {
@@ -483,5 +514,59 @@ async fn a_system_that_fails_is_stale_with_its_error_and_the_rest_goes_on() {
     let well: Vec<&str> =
         status.systems.iter().filter(|system| !system.stale).map(|system| system.name.as_str()).collect();
     assert_eq!(well, ["m", "m", "p"], "{status:?}");
-    assert_eq!(status.counters.get("task panicked"), Some(&3), "{:?}", status.counters);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plugin_that_panics_in_any_call_is_called_again() {
+    let (fake, builder) = scene();
+    let calls = [
+        "watch",
+        "next",
+        "launch",
+        "mark",
+        "destroy",
+        "agents",
+        "enrol",
+        "drain",
+        "remove",
+        "explain",
+        "demand",
+        "completion",
+    ];
+    fake.state.lock().unwrap().panics = calls.into();
+    let engine = builder.build().unwrap();
+    let handle = engine.handle();
+    let mut seen = BTreeSet::new();
+    let story = async {
+        let (mut began, mut status) = (false, handle.status().await.unwrap());
+        while !began || !status.agents.is_empty() || fake.state.lock().unwrap().waiting > 0 {
+            fake.clock.sleep(Duration::from_millis(50)).await;
+            status = handle.status().await.unwrap();
+            seen.extend(status.systems.iter().filter_map(|system| system.error.clone()));
+            let mut state = fake.state.lock().unwrap();
+            let State { units, nodes, waiting, .. } = &mut *state;
+            for node in nodes.values_mut() {
+                let unit = units.values().find(|unit| node.name == unit.name.as_str());
+                let Some(unit) = unit else { continue };
+                (node.online, began, *waiting) = (true, true, 0);
+                let used = u32::from(unit.marks.used.is_none());
+                node.activity = Activity::Slots { used, total: 1 };
+            }
+        }
+        handle.command(Command::Pause { reason: "x".into() }).await.unwrap();
+        fake.state.lock().unwrap().waiting = 1;
+        while fake.state.lock().unwrap().explained.is_empty() {
+            fake.clock.sleep(Duration::from_secs(1)).await;
+        }
+    };
+    // Virtual time runs to the end of the bound where nothing goes on any more.
+    let ended = tokio::time::timeout(Duration::from_secs(86_400), engine.run(story)).await;
+    ended.expect("it hangs").unwrap();
+    let state = fake.state.lock().unwrap();
+    assert!(state.panics.is_empty(), "never called: {:?}", state.panics);
+    assert!(state.units.is_empty() && state.nodes.is_empty());
+    for call in ["watch", "agents", "demand"] {
+        let told = seen.iter().any(|error| error.contains("the plugin panicked") && error.contains(call));
+        assert!(told, "{call}: {seen:?}");
+    }
 }
