@@ -7,6 +7,8 @@ use crate::fault_proxy::{Fault, FaultProxy};
 use crate::until_nothing_is_left;
 use kubestack_testbed::{Cluster, Component, Options, cluster};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Instant;
 
 const VARIABLE: &str = "s3cret-of-the-label-9c1f";
@@ -159,6 +161,17 @@ fn no_secret_is_shown(cluster: &Cluster, daemon: &Daemon, key: &str) {
     let mut shown = vec![("objects", objects), ("log", daemon.log())];
     shown.push(("audit", fs::read_to_string(daemon.path("state/audit.jsonl")).unwrap()));
     shown.push(("events", cluster.kubectl(["get", "events", "--all-namespaces", "--output=yaml"]).unwrap()));
+    shown.push(("metrics", cluster.kubectl(["get", "--raw", "/metrics"]).unwrap()));
+    let mut queue = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+    write!(
+        queue,
+        "GET /v1/jobs HTTP/1.1\r\nHost: q\r\nAuthorization: Bearer {OPERATOR}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    queue.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"label\""), "{answer}");
+    shown.push(("the queue's answer", answer));
     for command in [
         &["list", "-o", "json"][..],
         &["plan", "-o", "json"],
