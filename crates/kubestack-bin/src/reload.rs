@@ -138,6 +138,8 @@ pub(crate) async fn follow(path: &Path, used: Loaded, handle: &Handle) {
                     }
                     follower.told = Some(loaded.look);
                 }
+                // It stands by; tried again at each look, the config is in use as soon as it leads.
+                Err(error) if error.kind == ErrorKind::Transient => {}
                 Err(error) => tracing::error!(%error, "the new config is not taken into use"),
             },
             Next::Restart => tracing::error!("{RESTART}"),

@@ -65,7 +65,8 @@ impl Request {
         match self {
             Self::Status(answer) => drop(answer.send(Err(error.clone()))),
             Self::Command(_, answer) => drop(answer.send(Err(error.clone()))),
-            Self::Reconfigure(_, answer) => drop(answer.send(Err(error.clone()))),
+            // That can be done later, and nobody need do anything for it.
+            Self::Reconfigure(_, answer) => drop(answer.send(Err(Error::transient(&*error.message)))),
         }
     }
 }
@@ -98,6 +99,7 @@ impl Handle {
     /// # Errors
     /// [`Conflict`](kubestack_core::error::ErrorKind::Conflict) if the new setup names other systems than the
     /// running ones, or another pace of looking at them: that takes a new engine.
+    /// [`Transient`](kubestack_core::error::ErrorKind::Transient) while the engine waits for its lead.
     pub async fn reconfigure(&self, setup: Setup) -> Result<()> {
         let (answer, receive) = oneshot::channel();
         self.ask(Request::Reconfigure(Box::new(setup), answer), receive).await?

@@ -66,7 +66,8 @@ async fn one_that_stands_by_says_so_and_one_that_lost_its_lead_ends() {
         assert_eq!(error.message, "this daemon stands by: somebody leads");
         let pause = Command::Pause { reason: "x".into() };
         assert_eq!(handle.command(pause.clone()).await.unwrap_err().message, error.message);
-        assert_eq!(handle.reconfigure(Setup::new("ci")).await.unwrap_err().message, error.message);
+        let later = handle.reconfigure(Setup::new("ci")).await.unwrap_err();
+        assert_eq!((later.kind, later.message), (ErrorKind::Transient, error.message));
         lead.may_lead.notify_one();
         // What asked while the lead came is refused, or answered.
         let status = loop {
