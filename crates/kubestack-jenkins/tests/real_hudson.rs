@@ -10,18 +10,23 @@ use serde_json::json;
 use std::time::Duration;
 
 /// Far more than anything here takes.
-const BOUND: Duration = Duration::from_secs(120);
+const BOUND: Duration = Duration::from_secs(180);
 
 fn master(server: &Hudson) -> Box<dyn CiMaster> {
     let work = server.directory().join("work").display().to_string();
     build(json!({"external_url": server.url(), "work_dir": work, "poll": "200ms"})).unwrap()
 }
 
-/// Looks until the agent is as wanted.
+/// Looks until the agent is as wanted. A look may fail: a server that has only just come up may be slower than the
+/// bound of one request, and the engine looks again as well.
 async fn until(master: &dyn CiMaster, agent: &AgentName, wanted: impl Fn(&AgentView) -> bool) -> AgentView {
     let looking = async {
         loop {
-            let look = master.agents().await.unwrap();
+            let look = match master.agents().await {
+                Ok(look) => look,
+                Err(error) if error.kind == ErrorKind::Transient => continue,
+                Err(error) => panic!("{error}"),
+            };
             if let Some(view) =
                 look.agents.into_iter().find(|view| view.name == agent.as_str() && wanted(view))
             {
@@ -40,7 +45,11 @@ async fn demand(
     let mut last = Vec::new();
     let looking = async {
         loop {
-            last = source.next(&context(labels)).await.unwrap().demands;
+            last = match source.next(&context(labels)).await {
+                Ok(look) => look.demands,
+                Err(error) if error.kind == ErrorKind::Transient => continue,
+                Err(error) => panic!("{error}"),
+            };
             if wanted(&last) {
                 return;
             }
