@@ -96,4 +96,7 @@ fn the_schema_names_every_key() {
     for (key, property) in keys {
         assert!(property.get("description").is_some(), "{key}: {schema}");
     }
+    for (key, property) in keys {
+        assert!(property.get("description").is_some(), "{key}: {schema}");
+    }
 }
