@@ -16,6 +16,7 @@ use std::time::Duration;
 const WAR: &str = "org.jvnet.hudson.main:hudson-war:1.395:war";
 const WAR_FILE: &str = "hudson-war-1.395.war";
 const WAR_SUM: &str = "20b7099d04a97462f45aefbf533f6c03f238c553ab82cec5aeda38c2825a8af0";
+/// What fetches a program of Java.
 const MAVEN_COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy";
 
 const PUBLISHER: &str = "org.jenkinsci.plugins.ZMQEventPublisher.HudsonNotificationProperty.xml";
@@ -69,15 +70,7 @@ fn prepare() -> Result<PathBuf> {
     let directory = cache::directory()?.join("hudson");
     fs::create_dir_all(&directory)?;
     let _lock = cache::lock("hudson.lock")?;
-    let war = directory.join(WAR_FILE);
-    if !war.exists() {
-        let output = format!("-DoutputDirectory={}", directory.display());
-        run("mvn", &["-q", "-B", MAVEN_COPY, &format!("-Dartifact={WAR}"), &output])?;
-    }
-    let sum = binaries::sum_of(&war)?;
-    if sum != WAR_SUM {
-        bail!("{} has the sum {sum}, not {WAR_SUM}; remove it", war.display());
-    }
+    fetch(WAR, &directory.join(WAR_FILE), WAR_SUM)?;
     let path = |name: &str| directory.join(name).display().to_string();
     let source = |name: &str| fixture().join(name).display().to_string();
     if !directory.join("Launcher.class").exists() {
@@ -89,7 +82,21 @@ fn prepare() -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<Vec<u8>> {
+/// Fetches from Maven Central what is not there, and checks its sum.
+pub(crate) fn fetch(artifact: &str, file: &Path, expected: &str) -> Result<()> {
+    if !file.exists() {
+        let directory = file.parent().context("no directory")?.display();
+        let output = format!("-DoutputDirectory={directory}");
+        run("mvn", &["-q", "-B", MAVEN_COPY, &format!("-Dartifact={artifact}"), &output])?;
+    }
+    let sum = binaries::sum_of(file)?;
+    if sum != expected {
+        bail!("{} has the sum {sum}, not {expected}; remove it", file.display());
+    }
+    Ok(())
+}
+
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<Vec<u8>> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {

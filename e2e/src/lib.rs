@@ -18,7 +18,8 @@
 //! The pipe closes with its owner, `kill -9` included; then the supervisor ends the others and removes what they
 //! left. If the supervisor is killed, the kernel ends them, and the next start of a cluster removes the rest.
 //!
-//! [`hudson`] is a real server of the line that became Jenkins, owned in the same way.
+//! [`hudson`] is a real server of the line that became Jenkins, owned in the same way; [`gearman`] and [`publisher`] are
+//! smaller ones.
 //!
 //! It knows nothing of KubeStack, except how to make its agent image ([`image`]).
 #![expect(clippy::disallowed_methods, reason = "waits for real processes in real time")]
@@ -33,6 +34,7 @@ pub mod image;
 mod needs;
 mod node;
 mod pki;
+pub mod publisher;
 mod slots;
 mod supervisor;
 

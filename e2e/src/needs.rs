@@ -1,7 +1,7 @@
 //! What a machine must have.
 
 use crate::components::Options;
-use crate::{binaries, gearman, hudson, image, node};
+use crate::{binaries, gearman, hudson, image, node, publisher};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -55,7 +55,8 @@ pub fn missing(options: &Options) -> Result<Option<String>> {
 /// # Errors
 /// When apt fails.
 pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
-    let commands: [&[_]; 4] = [&COMMANDS, &NODE_COMMANDS, &hudson::COMMANDS, &gearman::COMMANDS];
+    let commands: [&[_]; 5] =
+        [&COMMANDS, &NODE_COMMANDS, &hudson::COMMANDS, &gearman::COMMANDS, &publisher::COMMANDS];
     let absent = commands.into_iter().flat_map(absent);
     let mut packages: Vec<&str> = absent.map(|(_, package)| package).collect();
     if node::cni_directory().is_none() {
@@ -63,6 +64,9 @@ pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
     }
     if image::shell().is_none() {
         packages.push("busybox-static");
+    }
+    if !publisher::python_library() {
+        packages.push(publisher::PYTHON_PACKAGE);
     }
     packages.sort_unstable();
     packages.dedup();

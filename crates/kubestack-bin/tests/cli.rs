@@ -26,6 +26,7 @@ fn all_plugins_are_in_the_binary() {
         [
             ["demand source", "gearman"],
             ["demand source", "jenkins_queue"],
+            ["completion source", "zmq"],
             ["master", "jenkins"],
             ["master", "queue"],
             ["provider", "kubernetes"],
@@ -34,7 +35,7 @@ fn all_plugins_are_in_the_binary() {
     );
     let listed: serde_json::Value =
         serde_json::from_slice(&kubestack(&["plugins", "list", "-o", "json"]).stdout).unwrap();
-    assert_eq!((&listed[2]["kind"], &listed[4]["type"]), (&"master".into(), &"kubernetes".into()));
+    assert_eq!((&listed[3]["kind"], &listed[5]["type"]), (&"master".into(), &"kubernetes".into()));
     assert!(text(&kubestack(&["plugins", "list", "-o", "yaml"]).stdout).contains("- kind: master"));
 }
 
@@ -83,12 +84,15 @@ fn the_spellings_of_2015_are_accepted() {
 
 #[test]
 fn the_examples_are_valid() {
-    for example in ["local.yaml", "kubernetes.yaml", "jenkins.yaml", "gearman.yaml"] {
-        let path = format!("{}/../../examples/{example}", env!("CARGO_MANIFEST_DIR"));
+    let examples = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples")).unwrap();
+    let mut seen = 0;
+    for path in examples.map(|entry| entry.unwrap().path()) {
         let mut check = Command::new(env!("CARGO_BIN_EXE_kubestack"));
-        let output = check.args(["-c", &path, "check"]).env("JENKINS_TOKEN", "t").output().unwrap();
-        assert!(output.status.success(), "{example}: {}", text(&output.stderr));
+        let output = check.arg("-c").arg(&path).arg("check").env("JENKINS_TOKEN", "t").output().unwrap();
+        assert!(output.status.success(), "{}: {}", path.display(), text(&output.stderr));
+        seen += 1;
     }
+    assert!(seen >= 8);
 }
 
 #[test]

@@ -12,13 +12,15 @@ use std::fs;
 /// A running daemon whose agents are real ones of that server.
 fn daemon(server: &Hudson, max: u32) -> Daemon {
     let mut daemon = Daemon::new();
-    let (dir, url) = (daemon.dir.path().display(), server.url());
+    let (dir, url, publisher) = (daemon.dir.path().display(), server.url(), server.publisher());
     let command = serde_json::to_string(&server.agent().unwrap()).unwrap();
     let text = format!(
         "instance: test
 state_dir: {dir}/state
 demand-listeners:
   - {{name: jenkins-queue, type: jenkins_queue}}
+destroy-listeners:
+  - {{name: zmq, type: zmq, host: 127.0.0.1, port: {publisher}}}
 masters:
   - {{name: jenkins, type: jenkins, external_url: '{url}', work_dir: '{dir}/work', poll: 300ms}}
 providers:

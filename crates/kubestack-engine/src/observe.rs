@@ -101,7 +101,12 @@ pub(crate) async fn completion(
                 }
             }
             Err(error) => {
-                tracing::debug!(source = %name, error = %error, "completion source failed; looks go on");
+                // Once an outage: who restarts a CI system knows.
+                if failures == 0 {
+                    tracing::warn!(source = %name, error = %error, "completion source failed; looks go on");
+                } else {
+                    tracing::debug!(source = %name, error = %error, "completion source still fails");
+                }
                 observer.rest(error.kind, &mut failures, name.as_str()).await;
             }
         }

@@ -12,6 +12,7 @@ mod demand;
 mod status;
 mod wire;
 
+use crate::is_host;
 use futures_util::future::try_join_all;
 use kubestack_core::inventory;
 use kubestack_core::prelude::*;
@@ -101,10 +102,6 @@ impl GearmanConfig {
         }
         Ok(addresses)
     }
-}
-
-fn is_host(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte))
 }
 
 /// `HOST`, `HOST:PORT`, or `[IPV6]:PORT`.
