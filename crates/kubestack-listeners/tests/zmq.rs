@@ -1,6 +1,12 @@
 //! Events of builds, from the real plugin on a real server, from real publishers of each age; and from what only says that
 //! it is one.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "tests, on real sockets")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests, on real sockets"
+)]
 
 use kubestack_core::prelude::*;
 use kubestack_core::registry::{Build, find};
@@ -13,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Far more than anything here takes.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_secs(30);
 
 fn build(config: Value) -> Result<Box<dyn CompletionSource>> {
     let Build::CompletionSource(build) = find(PluginKind::CompletionSource, "zmq")?.build else {
@@ -45,6 +51,11 @@ async fn greeted(source: &mut Box<dyn CompletionSource>) {
             }
         }
     }
+}
+
+/// What it tells next.
+async fn next(source: &mut Box<dyn CompletionSource>) -> Result<Vec<Completion>> {
+    tokio::time::timeout(BOUND, source.next()).await.expect("an answer in time")
 }
 
 /// Publishes until it is heard: a subscription takes its time to arrive, and what is published before is lost.
@@ -87,7 +98,7 @@ async fn publishers_of_each_age_are_heard_and_heard_again_after_their_restart() 
         publisher.kill().unwrap();
         // What it said before its end may still be on its way.
         let error = loop {
-            if let Err(error) = source.next().await {
+            if let Err(error) = next(&mut source).await {
                 break error;
             }
         };
@@ -147,7 +158,7 @@ async fn silence_garbage_and_ends_at_every_moment_are_told_and_got_over() {
             stream.write_all(said).await.unwrap();
             if stays { Some(stream) } else { None }
         };
-        let (error, _stream) = tokio::join!(source.next(), peer);
+        let (error, _stream) = tokio::join!(next(&mut source), peer);
         let error = error.unwrap_err();
         assert!(error.message.contains(expected), "{error}: {expected}");
     }
@@ -157,12 +168,12 @@ async fn silence_garbage_and_ends_at_every_moment_are_told_and_got_over() {
         greet(&mut stream).await;
         stream.write_all(whole.get(14..whole.len() - 1).unwrap()).await.unwrap();
     };
-    let (first, ()) = tokio::join!(source.next(), peer);
+    let (first, ()) = tokio::join!(next(&mut source), peer);
     assert_eq!(first.unwrap(), []);
-    let error = source.next().await.unwrap_err();
+    let error = next(&mut source).await.unwrap_err();
     assert!(error.kind == ErrorKind::Transient, "{error}");
     drop(listener);
-    let error = source.next().await.unwrap_err();
+    let error = next(&mut source).await.unwrap_err();
     assert!(error.kind == ErrorKind::Transient && error.message.contains("refused"), "{error}");
 }
 
@@ -181,7 +192,7 @@ async fn whoever_is_interrupted_at_every_byte_misses_nothing() {
         }
         stream
     });
-    assert_eq!(source.next().await.unwrap(), []);
+    assert_eq!(next(&mut source).await.unwrap(), []);
     let limit = Instant::now() + BOUND;
     let news = loop {
         assert!(Instant::now() < limit, "nothing is heard");
@@ -216,11 +227,11 @@ async fn a_flood_of_others_events_hides_none_of_ours_and_takes_no_room() {
         stream.write_all(b"\x02\0\0\0\0\x40\0\0\0").await.unwrap();
         stream
     });
-    assert_eq!(source.next().await.unwrap(), []);
-    let news = source.next().await.unwrap();
+    assert_eq!(next(&mut source).await.unwrap(), []);
+    let news = next(&mut source).await.unwrap();
     let names: Vec<_> = news.iter().map(|news| news.agent.as_str()).collect();
     assert_eq!(names, ["ci-a-1-2"], "the client of the Swarm plugin appends to the name");
-    let error = source.next().await.unwrap_err();
+    let error = next(&mut source).await.unwrap_err();
     assert!(error.message.contains("a frame has 1073741824 bytes"), "{error}");
     drop(flood.await.unwrap());
 }
