@@ -82,7 +82,7 @@ impl Desk {
         self.demand.send_modify(|count| *count += 1);
     }
 
-    /// An agent with these marks is known and has been launched.
+    /// An agent with these marks is known, has been launched, and has been taken out when it took its job.
     pub fn know(&self, marks: Marks) {
         let agent = Agent {
             marks,
@@ -90,7 +90,7 @@ impl Desk {
             launched: true,
             job: Some(0),
             used: false,
-            drained: false,
+            drained: true,
         };
         self.state().agents.insert(agent.marks.agent(), agent);
     }
