@@ -57,6 +57,9 @@ pub struct AgentView {
     pub activity: Activity,
     /// The id of the job on it, where known: the same id as [`Demand::id`](crate::demand::Demand::id).
     pub job: Option<String>,
+    /// What tells the job on it from the next one, where the master knows something of that kind: the address of a
+    /// build. By it jobs are noticed that an agent was given beyond its one.
+    pub run: Option<String>,
     /// Whether it takes new jobs.
     pub drained: Drained,
     /// Whether the master knows that it already had its one job.
@@ -74,6 +77,7 @@ impl AgentView {
             online: false,
             activity: Activity::Slots { used: 0, total: 1 },
             job: None,
+            run: None,
             drained: Drained::No,
             used: false,
             marks: None,

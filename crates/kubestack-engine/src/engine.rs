@@ -1,6 +1,7 @@
 //! The loop: one owner of the world, one bounded inbox, no locks.
 
 use crate::audit::Audit;
+use crate::breach::{Breach, Breaches};
 use crate::command::{self, Handle, Request};
 use crate::execute::{Executor, Report};
 use crate::explain::Explainer;
@@ -200,6 +201,7 @@ struct Leader {
     pokes: BTreeMap<MasterName, Arc<Notify>>,
     explainers: BTreeMap<MasterName, Explainer>,
     failures: Failures,
+    breaches: Breaches,
     redactor: Redactor,
     audit: Audit,
     counters: BTreeMap<String, u64>,
@@ -257,6 +259,7 @@ impl Leader {
         };
         let saved_intent = world.intent.clone();
         let failures = Failures::known(&world);
+        let breaches = Breaches::known(&world);
         let mut leader = Self {
             world,
             last: Plan::default(),
@@ -272,6 +275,7 @@ impl Leader {
             pokes: BTreeMap::new(),
             explainers: BTreeMap::new(),
             failures,
+            breaches,
             redactor,
             audit,
             counters: BTreeMap::new(),
@@ -406,6 +410,15 @@ impl Leader {
             let (agent, cause) = (&failure.agent, failure.cause);
             let text = format!("{cause}: {}", failure.text);
             self.audit.failed(now, agent, cause.as_str(), text.trim_end_matches(": ").to_owned());
+        }
+        for Breach { agent, jobs, run } in self.breaches.notice(&self.world) {
+            (0..jobs).for_each(|_| self.count("job beyond the one"));
+            self.audit.failed(
+                now,
+                &agent,
+                "second_job",
+                format!("its master gave it {run} beyond its one job"),
+            );
         }
         for poke in plan.looks.iter().filter_map(|master| self.pokes.get(master)) {
             poke.notify_one();
@@ -567,6 +580,7 @@ impl Leader {
         if at_once || now.since(self.saved_at) >= SAVE_EVERY {
             self.saved_at = now;
             self.failures.retain(&self.world);
+            self.breaches.retain(&self.world);
             self.redactor.retain(|agent| self.world.memory.agents.contains_key(agent));
             let memory = serde_json::to_value(&self.world.memory).unwrap_or_default();
             if let Err(error) = self.coordination.save_memory(memory).await {

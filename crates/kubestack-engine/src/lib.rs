@@ -1,5 +1,6 @@
 //! The loop around the planner.
 pub mod audit;
+mod breach;
 mod builder;
 mod caught;
 pub mod clock;

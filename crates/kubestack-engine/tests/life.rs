@@ -307,6 +307,42 @@ async fn a_job_gets_an_agent_that_is_gone_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_job_beyond_the_one_is_counted_and_told() {
+    let (fake, builder) = scene();
+    let audit = Lines::default();
+    let engine = builder.audit(audit.clone()).build().unwrap();
+    let handle = engine.handle();
+    let mut counters = BTreeMap::new();
+    let story = async {
+        for (run, told) in
+            [("job/a/1", "busy"), ("job/b/1", "busy, 1 more than its one job"), ("job/c/7", "busy, 2 more")]
+        {
+            loop {
+                let mut state = fake.state.lock().unwrap();
+                state.waiting = u32::from(state.nodes.is_empty());
+                for node in state.nodes.values_mut() {
+                    (node.online, node.run) = (true, Some(run.to_owned()));
+                    node.activity = Activity::Slots { used: 1, total: 1 };
+                }
+                drop(state);
+                let status = handle.status().await.unwrap();
+                if status.agents.iter().any(|agent| agent.text.starts_with(told)) {
+                    break;
+                }
+                fake.clock.sleep(Duration::from_millis(50)).await;
+            }
+        }
+        counters = handle.status().await.unwrap().counters;
+    };
+    engine.run(story).await.unwrap();
+    assert_eq!(counters.get("job beyond the one"), Some(&2), "{counters:?}");
+    let record = String::from_utf8(audit.0.lock().unwrap().clone()).unwrap();
+    let told: Vec<&str> = record.lines().filter(|line| line.contains("second_job")).collect();
+    assert_eq!(told.len(), 2, "{record}");
+    assert!(told[1].contains("job/c/7"), "{record}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn why_a_job_waits_is_told_until_the_master_has_heard() {
     let (fake, builder) = scene();
     fake.state.lock().unwrap().deaf = 3;

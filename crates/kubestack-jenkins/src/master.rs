@@ -79,6 +79,7 @@ impl Jenkins {
         view.online = !node.offline || (node.taken_out && node.busy > 0);
         view.activity = Activity::Slots { used: node.busy, total: node.executors };
         view.job = node.queue_id.map(|id| id.to_string());
+        view.run.clone_from(&node.build);
         view.marks = node.description.as_deref().and_then(Marks::from_text);
         let mut by_us = node.reason.as_deref().is_some_and(|reason| reason.contains(DRAINED));
         if !tells && self.ours.is_ours(&view.name) {

@@ -106,7 +106,8 @@ async fn a_job_from_the_queue_to_the_end_of_its_agent() {
     assert_eq!(needs(&waits), [["small"]], "{waits:#?}");
 
     server.start_agent("agent", &given.args).unwrap();
-    until(&*master, &ask.agent, |view| view.activity.is_busy()).await;
+    let view = until(&*master, &ask.agent, |view| view.activity.is_busy()).await;
+    assert!(view.run.as_ref().is_some_and(|run| run.ends_with("job/one/1/")), "{view:?}");
     demand(&mut source, &labels, <[Demand]>::is_empty).await;
     let heard = tokio::time::timeout(BOUND, news.next()).await.unwrap().unwrap();
     assert_eq!((heard[0].agent.as_str(), heard[0].event), (ask.agent.as_str(), CompletionEvent::Started));

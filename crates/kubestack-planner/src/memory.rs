@@ -45,6 +45,12 @@ pub struct AgentMemory {
     pub since: Option<Moment>,
     /// First evidence that it began its job: when that came in, and the job where known.
     pub used: Option<(Moment, Option<String>)>,
+    /// The run of a job that its master showed last, or the job's id where that is all it tells.
+    #[serde(default)]
+    pub run: Option<String>,
+    /// Jobs that it was seen with beyond its one.
+    #[serde(default)]
+    pub more_jobs: u32,
     /// Its unit is known to be gone since then.
     pub unit_gone: Option<Moment>,
     /// Its unit is known to have ended since then.
@@ -97,6 +103,8 @@ impl AgentMemory {
             attached: false,
             since: None,
             used: None,
+            run: None,
+            more_jobs: 0,
             unit_gone: None,
             unit_ended: None,
             node_missing: None,

@@ -95,6 +95,9 @@ pub fn agent(agent: &Agent<'_>, world: &World) -> String {
     if let Some((_, Some(job))) = agent.memory.and_then(|memory| memory.used.as_ref()) {
         let _ = write!(text, ", job {job}");
     }
+    if let Some(more) = agent.memory.map(|memory| memory.more_jobs).filter(|more| *more > 0) {
+        let _ = write!(text, ", {more} more than its one job, given by its master before it was taken out");
+    }
     let (hindrance, ended, platform) = match agent.unit.map(|unit| &unit.unit.phase) {
         Some(UnitPhase::Pending { cause, text }) => (*cause, None, text.as_str()),
         // How a job's unit ended is of interest only where it failed.

@@ -357,6 +357,12 @@ fn remember_node(
     if view.activity.is_busy() || view.used || view.job.is_some() {
         remember_use(entry, now, view.job.clone());
     }
+    if let Some(run) = view.run.as_ref().or(view.job.as_ref())
+        && entry.run.as_ref() != Some(run)
+    {
+        entry.more_jobs += u32::from(entry.run.is_some());
+        entry.run = Some(run.clone());
+    }
     let changed =
         known.is_none_or(|known| known.view.online != view.online || known.view.activity != view.activity);
     if changed || entry.since.is_none() {
