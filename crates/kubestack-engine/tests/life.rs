@@ -313,18 +313,20 @@ async fn each_job_beyond_the_one_is_counted_and_told() {
     let engine = builder.audit(audit.clone()).build().unwrap();
     let handle = engine.handle();
     let mut counters = BTreeMap::new();
+    let show = |run: &str| {
+        let mut state = fake.state.lock().unwrap();
+        state.waiting = u32::from(state.nodes.is_empty());
+        for node in state.nodes.values_mut() {
+            (node.online, node.run) = (true, Some(run.to_owned()));
+            node.activity = Activity::Slots { used: 1, total: 1 };
+        }
+    };
     let story = async {
         for (run, told) in
             [("job/a/1", "busy"), ("job/b/1", "busy, 1 more than its one job"), ("job/c/7", "busy, 2 more")]
         {
             loop {
-                let mut state = fake.state.lock().unwrap();
-                state.waiting = u32::from(state.nodes.is_empty());
-                for node in state.nodes.values_mut() {
-                    (node.online, node.run) = (true, Some(run.to_owned()));
-                    node.activity = Activity::Slots { used: 1, total: 1 };
-                }
-                drop(state);
+                show(run);
                 let status = handle.status().await.unwrap();
                 if status.agents.iter().any(|agent| agent.text.starts_with(told)) {
                     break;
