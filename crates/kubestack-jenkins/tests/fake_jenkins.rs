@@ -1,6 +1,6 @@
 //! The master against a Jenkins of today on a real socket, which is a fake: what it says follows Jenkins' sources, and
 //! `fake_checked.rs` holds it against a real ancestor and a real client.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
 

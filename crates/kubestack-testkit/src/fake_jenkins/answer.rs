@@ -108,13 +108,13 @@ impl Answer {
 fn shallow(document: &mut Value) {
     match document {
         Value::Object(fields) => {
-            fields.remove("labelExpression");
             for (key, value) in fields.iter_mut() {
                 match (key.as_str(), &mut *value) {
                     ("executors" | "oneOffExecutors", Value::Array(all)) => {
                         all.iter_mut().for_each(|one| *one = Value::Object(serde_json::Map::new()));
                     }
                     ("offlineCause", Value::Object(cause)) => cause.retain(|key, _| key == "_class"),
+                    ("task", Value::Object(task)) => task.retain(|key, _| key != "labelExpression"),
                     _ => shallow(value),
                 }
             }

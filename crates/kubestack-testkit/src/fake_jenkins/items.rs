@@ -11,15 +11,15 @@ const PART: &str = "org.jenkinsci.plugins.workflow.support.steps.ExecutorStepExe
 impl Documents<'_> {
     /// A build, as an executor shows it.
     pub fn executable(&self, build: &Build) -> Value {
-        match &build.task {
-            Task::Job(_) => json!({
-                "_class": "hudson.model.FreeStyleBuild", "number": build.number, "url": self.build_url(build),
-                "queueId": build.item,
-            }),
-            Task::Part { .. } => json!({
-                "_class": format!("{PART}$PlaceholderExecutable"), "number": build.number, "url": self.build_url(build),
-            }),
+        let class = match &build.task {
+            Task::Job(_) => "hudson.model.FreeStyleBuild".to_owned(),
+            Task::Part { .. } => format!("{PART}$PlaceholderExecutable"),
+        };
+        let mut document = json!({"_class": class, "number": build.number, "url": self.build_url(build)});
+        if self.modern() && matches!(build.task, Task::Job(_)) {
+            add(&mut document, json!({"queueId": build.item}));
         }
+        document
     }
 
     fn build_url(&self, build: &Build) -> String {

@@ -161,7 +161,10 @@ impl FakeJenkins {
     /// # Errors
     /// With Jenkins' words, if it is not let in.
     pub fn attach(&self, node: &str, secret: &str) -> Result<FakeAgent, String> {
-        let attached = self.shared.with(|inner| inner.site.controller.attach(node, secret, ""));
+        let attached = self.shared.with(|inner| match inner.site.starting {
+            true => Err((503, "Service Unavailable".to_owned())),
+            false => inner.site.controller.attach(node, secret, ""),
+        });
         let channel = attached.map_err(|(status, text)| format!("{status} {text}"))?;
         Ok(FakeAgent(Connected { shared: self.shared.clone(), channel }))
     }

@@ -80,7 +80,9 @@ impl Site {
             ["doDelete"] => {
                 self.change(request, Permission::AgentDelete)?;
                 self.controller.delete(name)?;
-                Ok(Answer::redirect(302, format!("{home}..")))
+                // The container of today takes the dots out.
+                let nodes = if hudson { format!("{home}..") } else { format!("{}computer/", self.root) };
+                Ok(Answer::redirect(302, nodes))
             }
             ["slave-agent.jnlp"] => self.secret_page(request, name),
             ["jenkins-agent.jnlp"] if self.controller.version.new_secret_page() => {

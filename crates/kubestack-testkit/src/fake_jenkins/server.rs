@@ -174,23 +174,32 @@ async fn respond(
         Err(error) => return Err(io::Error::other(error.to_string())),
     };
     let line = format!("{} {}", parts.method, parts.uri);
-    let (trouble, answer) = shared.with(|inner| {
+    let (trouble, answer, channel) = shared.with(|inner| {
         if inner.heard.len() >= MAX_HEARD {
             inner.heard.pop_front();
         }
         inner.heard.push_back(line);
-        let Some(ask) = ask(&inner.context, &parts, &body) else { return (None, Answer::not_found()) };
+        let Some(ask) = ask(&inner.context, &parts, &body) else { return (None, Answer::not_found(), None) };
         let trouble = inner.troubles.take(&ask);
         if trouble == Some(Trouble::CutBefore) {
-            return (trouble, Answer::empty(500));
+            return (trouble, Answer::empty(500), None);
         }
-        let instead = trouble.and_then(Trouble::instead);
-        let answer = instead.unwrap_or_else(|| match ask.path.as_slice() {
-            [one] if one == "wsagents" => attach(&shared, inner, &ask, on_upgrade, &upgrade),
-            _ => inner.site.answer(&ask),
-        });
-        (trouble, trouble.map_or(answer.clone(), |trouble| trouble.spoil(answer)))
+        let (answer, channel) = match (trouble.and_then(Trouble::instead), ask.path.as_slice()) {
+            (Some(answer), _) => (answer, None),
+            (None, [one]) if one == "wsagents" => match attach(&mut inner.site, &ask) {
+                Ok((answer, channel)) => (answer, Some(channel)),
+                Err(answer) => (answer, None),
+            },
+            (None, _) => (inner.site.answer(&ask), None),
+        };
+        (trouble, trouble.map_or(answer.clone(), |trouble| trouble.spoil(answer)), channel)
     });
+    if let Some(channel) = channel {
+        // Outside of the lock: what is dropped takes it.
+        let connected = Connected { shared: shared.clone(), channel };
+        let before = upgrade.lock().unwrap_or_else(PoisonError::into_inner).replace((on_upgrade, connected));
+        drop(before);
+    }
     match trouble {
         Some(Trouble::CutBefore) => return Err(io::Error::other("cut")),
         Some(Trouble::Held) => {
@@ -241,43 +250,33 @@ fn texts(headers: &HeaderMap) -> std::collections::BTreeMap<String, String> {
 }
 
 /// An agent asks to be let in by WebSocket (`jenkins/agents/WebSocketAgents.java`).
-fn attach(
-    shared: &Arc<Shared>,
-    inner: &mut Inner,
-    ask: &Ask,
-    on_upgrade: OnUpgrade,
-    upgrade: &Upgrade,
-) -> Answer {
-    let controller = &mut inner.site.controller;
-    if !controller.version.web_socket() || inner.site.starting {
-        return if inner.site.starting {
-            Answer::error(503, "Service Unavailable")
-        } else {
-            Answer::not_found()
-        };
+fn attach(site: &mut Site, ask: &Ask) -> Result<(Answer, Channel), Answer> {
+    if site.starting {
+        return Err(Answer::error(503, "Service Unavailable"));
     }
-    let heads =
-        ["node-name", "secret-key", "x-remoting-capability", "sec-websocket-key"].map(|it| ask.header(it));
-    let [Some(name), Some(secret), Some(_), Some(key)] = heads else {
-        return Answer::error(400, "This endpoint is only for use from agent.jar in WebSocket mode");
+    if !site.controller.version.web_socket() {
+        return Err(Answer::not_found());
+    }
+    let heads = ["node-name", "secret-key", "x-remoting-capability", "sec-websocket-key"];
+    let upgrades = ask.header("upgrade").is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+    let [Some(name), Some(secret), Some(_), Some(key)] = heads.map(|it| ask.header(it).filter(|_| upgrades))
+    else {
+        return Err(Answer::error(400, "This endpoint is only for use from agent.jar in WebSocket mode"));
     };
     let cookie = match ask.header("connection-cookie") {
         Some(cookie) => cookie.to_owned(),
-        None => hex(&format!("{} cookie of {name}", controller.session)),
+        None => hex(&format!("{} cookie of {name}", site.controller.session)),
     };
-    let channel = match controller.attach(name, secret, &cookie) {
-        Ok(channel) => channel,
-        Err((status, text)) => return Answer::error(status, &text),
-    };
-    let connected = Connected { shared: shared.clone(), channel };
-    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some((on_upgrade, connected));
-    Answer::empty(101)
+    let attached = site.controller.attach(name, secret, &cookie);
+    let channel = attached.map_err(|(status, text)| Answer::error(status, &text))?;
+    let answer = Answer::empty(101)
         .with("Connection", "Upgrade")
         .with("Upgrade", "websocket")
         .with("Sec-WebSocket-Accept", accept(key))
         .with("X-Remoting-Capability", "rO0ABXNyABpodWRzb24ucmVtb3RpbmcuQ2FwYWJpbGl0eQ==")
         .with("X-Remoting-Minimum-Version", "3107.v665000b_51092")
-        .with("Connection-Cookie", cookie)
+        .with("Connection-Cookie", cookie);
+    Ok((answer, channel))
 }
 
 fn accept(key: &str) -> String {

@@ -84,7 +84,7 @@ pub(super) struct Job {
     pub xml: String,
     /// As its user wrote it.
     pub label: Option<String>,
-    pub description: String,
+    pub description: Option<String>,
     pub concurrent: bool,
     pub disabled: bool,
     pub next_number: u64,
@@ -96,7 +96,7 @@ impl Job {
         let is = |name: &str| element(xml, name).as_deref() == Some("true");
         Self {
             label,
-            description: element(xml, "description").unwrap_or_default(),
+            description: element(xml, "description"),
             concurrent: is("concurrentBuild"),
             disabled: is("disabled"),
             xml: xml.to_owned(),

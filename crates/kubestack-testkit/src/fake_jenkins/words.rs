@@ -86,6 +86,7 @@ impl Why {
             }
             (Self::Quiet(left), _) => format!("In the quiet period. Expires in {left} ms"),
             (Self::Finished, _) => "Finished waiting".to_owned(),
+            (Self::ShuttingDown, _) if version.is_hudson() => "Hudson is about to shut down".to_owned(),
             (Self::ShuttingDown, Locale::En) => "Jenkins is about to shut down".to_owned(),
             (Self::ShuttingDown, Locale::De) => "Jenkins wird heruntergefahren".to_owned(),
             (Self::Several(all), _) => {
