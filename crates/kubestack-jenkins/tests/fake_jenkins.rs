@@ -278,7 +278,7 @@ async fn parts_of_pipelines_tell_their_label_in_words_only() {
     let fake = FakeJenkins::start(Options { locale: Locale::De, ..Options::default() }).await.unwrap();
     let master = master(&fake, json!({}));
     let mut source = master.demand().unwrap();
-    let labels = [label("a", &["x"]), label("b", &[])];
+    let labels = [label("a", &["x"]), label("b", &[]), label("c", &["x"])];
     let look = || async { drop(master.agents().await.unwrap()) };
     fake.part("job/p/1/", Some("x"));
     look().await;
@@ -287,11 +287,11 @@ async fn parts_of_pipelines_tell_their_label_in_words_only() {
     // With any agent it does; and once it names the one node of its label, that is known already.
     enrolled(master.enrol(&request(labels[1].clone(), 1)).await.unwrap());
     look().await;
-    assert_eq!(needs(&mut source, &labels).await, [["a"]]);
+    assert_eq!(needs(&mut source, &labels).await, [["a", "c"]]);
     let ask = request(labels[0].clone(), 2);
     let (secret, _) = enrolled(master.enrol(&ask).await.unwrap());
     look().await;
-    assert_eq!(needs(&mut source, &labels).await, [["a"]]);
+    assert_eq!(needs(&mut source, &labels).await, [["a", "c"]]);
     // A daemon that comes later knows the label by the marks of the one agent that would do.
     let mut later = self::master(&fake, json!({})).demand().unwrap();
     assert_eq!(needs(&mut later, &labels).await, [["a"]]);
@@ -339,25 +339,32 @@ async fn trouble_on_the_way_is_an_error_of_its_kind_and_its_effect_is_not_forgot
     master.remove(&"nobody".into(), false).await.unwrap();
     // An answer that is late is waited for, and others are not held up by it.
     fake.trouble("POST /computer/ci-a-1-1/doDelete", 1, Trouble::Held);
-    let (removed, ()) = tokio::join!(master.remove(&ask.agent, false), async {
-        until(&*master, &ask.agent, |view| view.is_none()).await;
-        fake.release();
-    });
-    removed.unwrap();
+    let mut removing = std::pin::pin!(master.remove(&ask.agent, false));
+    tokio::select! {
+        biased;
+        early = &mut removing => panic!("{early:?}"),
+        () = until(&*master, &ask.agent, |view| view.is_none()) => {}
+    }
+    fake.release();
+    removing.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_of_fifty_thousand_comes_over_the_wire() {
     let fake = FakeJenkins::start(Options::default()).await.unwrap();
-    fake.fill(50_000, "a");
+    fake.fill(50_010, "a");
     let master = master(&fake, json!({}));
     let mut source = master.demand().unwrap();
     let needs = needs(&mut source, &[label("a", &[])]).await;
-    assert_eq!((needs.len(), needs.iter().all(|need| need == &["a"])), (50_000, true));
+    assert_eq!(
+        (needs.len(), needs.iter().all(|need| need == &["a"])),
+        (50_000, true),
+        "and no more than that"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_are_older_and_the_swarm_plugin_of_old() {
+async fn servers_that_are_older_and_swarm_plugins_of_old_and_none() {
     let labels = [label("a", &[]), label("b", &[])];
     // No `labelExpression`, other quotes: the label is in the words, or in the job's config.
     for version in [Version(2, 124), Version(2, 93), Version(1, 566), Version(1, 525)] {
@@ -374,6 +381,19 @@ async fn servers_that_are_older_and_the_swarm_plugin_of_old() {
         let mut found = needs(&mut source, &labels).await;
         found.sort();
         assert_eq!(found, [["a"], ["b"]], "{version}");
+    }
+    // No Swarm plugin, and one that we may not use.
+    let but_create: Vec<_> =
+        Permission::DAEMON.into_iter().filter(|it| *it != Permission::AgentCreate).collect();
+    let security = Some(Security::default().user("ks", "p", "11aa", &but_create));
+    for (swarm, security, kind, said) in [
+        (Swarm::Absent, users(), ErrorKind::Invalid, "is the Swarm plugin installed?"),
+        (Swarm::Today, security, ErrorKind::Unauthorized, "hudson.model.Computer.Create is missing"),
+    ] {
+        let fake = FakeJenkins::start(Options { swarm, security, ..Options::default() }).await.unwrap();
+        let master = master(&fake, json!({"user": "ks", "token": "11aa", "attach": "swarm"}));
+        let error = master.enrol(&request(labels[0].clone(), 1)).await.unwrap_err();
+        assert!(error.kind == kind && error.message.contains(said), "{error}");
     }
     let version = Version::HUDSON;
     let fake =

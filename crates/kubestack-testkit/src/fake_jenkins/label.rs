@@ -179,6 +179,8 @@ mod tests {
             ("z->a", "z->a", true),
             ("a <-> z", "a<->z", false),
             ("a && !z || q", "a&&!z||q", true),
+            ("z && z || a", "z&&z||a", true),
+            ("a -> z || a", "a->z||a", true),
             // No expressions: one name.
             ("!!a", "!!a", false),
             ("a b", "a b", false),

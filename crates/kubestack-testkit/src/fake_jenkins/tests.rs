@@ -189,7 +189,9 @@ fn an_item_from_the_quiet_period_to_five_minutes_after_it_left() {
     let computer = site.json("computer/n/api/json?tree=idle,executors[idle,currentExecutable[url,queueId]]");
     assert_eq!(computer["executors"][0]["currentExecutable"]["queueId"], 1, "{computer}");
     assert_eq!(site.json("computer/n/api/json")["executors"][0], serde_json::json!({}));
-    // One build of it at a time.
+    // One build of it at a time, although another node is free.
+    site.has_node("m", "", "NORMAL");
+    site.attach("m");
     site.does("POST job/j/build?delay=0sec");
     let item = site.json("queue/item/2/api/json");
     assert_eq!(
@@ -273,6 +275,13 @@ fn statuses_and_what_is_said_with_them() {
     }
     let exists = site.does(&format!("POST computer/doCreateItem?name=n&{dumb}&json={{\"numExecutors\":1}}"));
     assert_eq!(header(&exists, "X-Error"), Some("Agent called ?n? already exists"), "Latin-1 only");
+    let mut xml = ask("POST computer/createItem?name=x", &[]);
+    xml.body = "<slave><label>a &amp; b</label><numExecutors>3</numExecutors></slave>".to_owned();
+    assert_eq!((site.answer(&xml).status, site.answer(&xml).status), (200, 400));
+    assert_eq!(site.json("computer/x/api/json")["numExecutors"], 3);
+    site.controller.version = Version(2, 538);
+    assert_eq!(site.answer(&xml).status, 404);
+    site.controller.version = Version::TODAY;
     let labels = site.does("POST plugin/swarm/addSlaveLabels?name=n&labels=a b");
     assert!(labels.body.contains("<labels>a b</labels>"), "{labels:?}");
     site.does("POST job/j/build?delay=9sec");
