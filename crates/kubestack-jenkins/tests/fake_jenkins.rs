@@ -1,5 +1,5 @@
 //! The master against a Jenkins of today on a real socket, which is a fake: what it says follows Jenkins' sources, and
-//! `fake_checked.rs` holds it against a real ancestor and a real client.
+//! `fake_hudson.rs` holds it against a real ancestor, `fake_python.rs` against a real client.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
