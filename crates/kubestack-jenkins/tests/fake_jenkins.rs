@@ -82,7 +82,7 @@ async fn a_job_from_the_queue_to_the_end_of_its_agent_however_we_log_in_and_atta
             () = std::future::ready(()) => {}
         }
         fake.job("one", Some("linux && !big"));
-        let item = fake.build("one").unwrap().to_string();
+        let item = fake.build("one", Duration::ZERO).unwrap().to_string();
         assert_eq!(needs(&mut source, &labels).await, [["small"]], "{said}");
 
         let ask = request(labels[0].clone(), 1);
@@ -121,7 +121,7 @@ async fn a_job_from_the_queue_to_the_end_of_its_agent_however_we_log_in_and_atta
             "{said}"
         );
         fake.job("two", Some("small"));
-        fake.build("two").unwrap();
+        fake.build("two", Duration::ZERO).unwrap();
         assert_eq!(fake.finish(ask.agent.as_str(), "SUCCESS"), 1);
         let look = view(&*master, &ask.agent).await.unwrap();
         assert!(look.activity.is_idle(), "a drained agent takes no other: {look:?}");
@@ -130,8 +130,10 @@ async fn a_job_from_the_queue_to_the_end_of_its_agent_however_we_log_in_and_atta
         assert_eq!(needs(&mut source, &labels).await, [["small"]], "the second job waits: {said}");
 
         master.remove(&ask.agent, false).await.unwrap();
-        master.remove(&ask.agent, false).await.unwrap();
         assert!(fake.nodes().is_empty());
+        let changes = fake.heard().iter().filter(|line| line.starts_with("POST ")).count();
+        assert_eq!(changes, 4, "made, refused, taken out, removed; nothing is sent twice: {said}");
+        master.remove(&ask.agent, false).await.unwrap();
         tokio::time::timeout(BOUND, agent.ended()).await.unwrap();
 
         // An agent that goes by itself: over Swarm its node goes with it.
@@ -193,7 +195,7 @@ async fn each_missing_permission_is_named_where_it_is_missed() {
     let fake = FakeJenkins::start(Options { security, ..Options::default() }).await.unwrap();
     let master = master(&fake, json!({"user": "ks", "token": "11aa"}));
     fake.job("one", Some("a"));
-    fake.build("one").unwrap();
+    fake.build("one", Duration::ZERO).unwrap();
     let mut source = master.demand().unwrap();
     assert!(needs(&mut source, &[label("a", &[])]).await.is_empty());
     let (secret, _) = enrolled(master.enrol(&ask).await.unwrap());
@@ -242,7 +244,7 @@ async fn a_restart_ends_crumbs_and_swarm_nodes_and_is_seen_by_its_session() {
     let again = WebSocketAgent::connect(url, stays.agent.as_str(), &secret, Some(&cookie)).await.unwrap();
     tokio::time::timeout(BOUND, agent.ended()).await.unwrap();
     fake.job("one", Some("b"));
-    fake.build("one").unwrap();
+    fake.build("one", Duration::ZERO).unwrap();
     let before = inbound.agents().await.unwrap();
     let online = |look: &AgentsSnapshot| look.agents.iter().filter(|view| view.online).count();
     assert_eq!(
@@ -299,6 +301,18 @@ async fn parts_of_pipelines_tell_their_label_in_words_only() {
     fake.hold_starts(true);
     let _agent = fake.attach(ask.agent.as_str(), &secret).unwrap();
     assert!(needs(&mut source, &labels).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_is_demand_when_its_quiet_period_is_over() {
+    let fake = FakeJenkins::start(Options::default()).await.unwrap();
+    let mut source = master(&fake, json!({})).demand().unwrap();
+    fake.job("one", Some("a"));
+    fake.build("one", Duration::from_secs(3600)).unwrap();
+    let labels = [label("a", &[])];
+    assert!(needs(&mut source, &labels).await.is_empty());
+    fake.pass(Duration::from_secs(3600));
+    assert_eq!(needs(&mut source, &labels).await, [["a"]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,7 +386,7 @@ async fn servers_that_are_older_and_swarm_plugins_of_old_and_none() {
         let master = master(&fake, json!({}));
         let mut source = master.demand().unwrap();
         fake.job("one", Some("a"));
-        fake.build("one").unwrap();
+        fake.build("one", Duration::ZERO).unwrap();
         assert_eq!(needs(&mut source, &labels).await, [["a"]], "{version}: from its config");
         fake.part("job/p/1/", Some("b"));
         fake.attach("x", "").err().unwrap();

@@ -135,9 +135,10 @@ impl FakeJenkins {
         });
     }
 
-    /// Puts a job into the queue, without a quiet period: the number of its item; `None` if there is no such job.
-    pub fn build(&self, job: &str) -> Option<u64> {
-        self.shared.with(|inner| inner.site.controller.schedule(job, Some(0), Vec::new(), "anonymous").ok())
+    /// Puts a job into the queue, with that quiet period: the number of its item; `None` if there is no such job.
+    pub fn build(&self, job: &str, quiet: Duration) -> Option<u64> {
+        let quiet = u64::try_from(quiet.as_millis()).ok();
+        self.shared.with(|inner| inner.site.controller.schedule(job, quiet, Vec::new(), "anonymous").ok())
     }
 
     /// Puts a `node` step of a pipeline's run (`job/p/12/`) into the queue: the number of its item.

@@ -55,9 +55,9 @@ impl Version {
         self >= Self(2, 539)
     }
 
-    /// Agents by WebSocket (2.217).
+    /// Agents by WebSocket (2.216).
     pub(super) fn web_socket(self) -> bool {
-        self >= Self(2, 217)
+        self >= Self(2, 216)
     }
 
     /// Crumbs hold for one session (2.176.2, SECURITY-626).
