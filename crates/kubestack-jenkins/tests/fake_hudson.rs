@@ -279,6 +279,8 @@ async fn hudson_answers_as_the_fake_says_that_it_does() {
     both.document("computer/n1/api/json?depth=1");
     std::fs::write(&gate, "").unwrap();
     both.until("end of the build", "job/busy/api/json", |job| job["lastCompletedBuild"].is_object());
+    // A build has ended a moment before its executor is idle.
+    both.until("idle executor", "computer/n1/api/json", |node| node["idle"] == true);
     both.fake.finish("n1", "SUCCESS");
     both.document("computer/n1/api/json?depth=1");
     both.document("job/busy/1/api/json?tree=building,result,builtOn,number,url");
