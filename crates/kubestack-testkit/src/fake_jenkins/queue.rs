@@ -217,13 +217,15 @@ impl Controller {
         if self.quieting {
             return None;
         }
+        let free: Vec<&String> = self.nodes.keys().filter(|name| self.idle_executors(name) > 0).collect();
+        // Of 50,000 items most wait; no need to read what they ask for.
+        if free.is_empty() {
+            return None;
+        }
         let label = self.label_of(task);
-        let free = self.nodes.keys().filter(|name| self.idle_executors(name) > 0);
+        let fit = free.into_iter().filter(|name| self.cannot_take(name, label.as_ref()).is_none());
         // Agents before the built-in node.
-        let mut fit: Vec<&String> =
-            free.filter(|name| self.cannot_take(name, label.as_ref()).is_none()).collect();
-        fit.sort_by_key(|name| name.as_str() == BUILT_IN);
-        fit.first().map(|name| (*name).clone())
+        fit.min_by_key(|name| name.as_str() == BUILT_IN).cloned()
     }
 
     /// Why that node refuses such an item.
