@@ -1,5 +1,5 @@
-//! Forms of today's Jenkins that the real server in our tests lacks, played by a service of ours. What it says follows
-//! Jenkins' sources; **no real server of today checked it**.
+//! Forms of today's Jenkins that neither the real server in our tests has, nor the fake one (`tests/fake_jenkins.rs`): answers
+//! that Jenkins would not give by itself, and requests to the letter. **No real server of today checked it**.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use crate::client::{Client, Credentials};
@@ -300,71 +300,6 @@ async fn one_job_whose_config_cannot_be_read_hides_no_other() {
     let nodes = json!([{"displayName": "master"}]);
     let found = needs(json!([job(1, "broken"), job(2, "tied")]), nodes).await;
     assert_eq!(found, [("1".to_owned(), vec![]), ("2".to_owned(), vec!["a".to_owned()])]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_any_agent_a_part_of_a_pipeline_is_not_taken_for_one_that_wants_nothing() {
-    let part = json!({"_class": "x$PlaceholderTask", "name": "part of p #1", "url": "job/p/1/"});
-    let found = needs(
-        json!([item(1, part, "Waiting for next available executor")]),
-        json!([{"displayName": "Built-In Node"}]),
-    )
-    .await;
-    assert_eq!(found, [("1".to_owned(), Vec::<String>::new())]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_queue_of_fifty_thousand_is_read_and_no_more_than_that() {
-    let one =
-        |id: u64| item(id, json!({"name": "j", "url": "http://ci/job/j/", "labelExpression": "a"}), "w");
-    let items: Vec<Value> = (0..50_010).map(one).collect();
-    assert_eq!(needs(items.into(), json!([])).await.len(), 50_000);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_swarm_plugin_of_today_hands_out_the_secret() {
-    let (master, log) = master(json!({"attach": "swarm"}), |line, _| match line {
-        "POST /jenkins/plugin/swarm/createSlave" => {
-            say(200, format!("#\n#Mon\nname=ci-a-1-2\nsecret={SECRET}\n"))
-        }
-        _ => say(200, "{}"),
-    });
-    let EnrolOutcome::Enrolled(given) = master.enrol(&ask(None)).await.unwrap() else { panic!() };
-    assert_eq!(given.secrets["JENKINS_SECRET"].expose_secret(), SECRET);
-    assert_eq!(count(&log, "mode=EXCLUSIVE"), 1);
-    for (status, kind) in [(409, None), (404, Some(ErrorKind::Invalid)), (403, Some(ErrorKind::Unauthorized))]
-    {
-        let (master, _) = self::master(json!({}), move |line, _| match line {
-            line if line.starts_with("POST") => say(status, "no"),
-            _ => say(200, "{}"),
-        });
-        match (master.enrol(&ask(Some("swarm"))).await, kind) {
-            (Ok(EnrolOutcome::AlreadyExists), None) => {}
-            (Err(error), Some(kind)) => assert_eq!(error.kind, kind, "{error}"),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_swarm_plugin_of_old_wants_its_secret_and_tells_nothing() {
-    let (master, log) = master(json!({"attach": "swarm"}), |line, rest| {
-        let old = |body: &str| Response::new(body.to_owned());
-        match line {
-            "GET /jenkins/plugin/swarm/slaveInfo" => {
-                old("<slaveInfo><swarmSecret>5-w</swarmSecret></slaveInfo>")
-            }
-            "POST /jenkins/plugin/swarm/createSlave" if rest.contains("secret=5-w") => old(""),
-            "GET /jenkins/computer/ci-a-1-2/slave-agent.jnlp" => old(&jnlp()),
-            line if line.starts_with("GET /jenkins/computer/") => {
-                Response::builder().status(404).body(String::new()).unwrap()
-            }
-            _ => old("{}"),
-        }
-    });
-    let EnrolOutcome::Enrolled(given) = master.enrol(&ask(None)).await.unwrap() else { panic!() };
-    assert_eq!(given.args, ["-jnlpUrl", "http://ci/jenkins/computer/ci-a-1-2/slave-agent.jnlp"]);
-    assert_eq!(count(&log, "createSlave"), 1);
 }
 
 #[tokio::test(start_paused = true)]
