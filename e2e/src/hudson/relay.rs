@@ -67,6 +67,10 @@ fn one_way(mut from: &TcpStream, mut to: &TcpStream) {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+    use std::time::Duration;
+
+    /// Far more than it takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
     fn what_is_said_passes_both_ways_until_it_is_dropped() {
@@ -75,6 +79,9 @@ mod tests {
         assert_eq!(relay.address().ip().to_string(), "127.0.0.2");
         let mut client = TcpStream::connect(relay.address()).unwrap();
         let (mut served, _) = server.accept().unwrap();
+        for stream in [&client, &served] {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
         client.write_all(b"question").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         let mut heard = String::new();
@@ -88,10 +95,8 @@ mod tests {
 
         let address = relay.address();
         drop(relay);
-        crate::wait("end of the relay", std::time::Duration::from_secs(60), || {
-            Ok(TcpStream::connect(address).is_err().then_some(()))
-        })
-        .unwrap();
+        crate::wait("end of the relay", PATIENCE, || Ok(TcpStream::connect(address).is_err().then_some(())))
+            .unwrap();
     }
 
     #[test]
