@@ -3,9 +3,15 @@
 //!
 //! What makes it run on Java 17, and the plugin, are a fixture beside the repository (`../shared/testbed/jenkins`).
 
+mod image;
+mod relay;
+
+pub use image::{AGENT, agent_image};
+
 use crate::supervisor::Supervisor;
 use crate::{binaries, cache, excused, free_port, needs, supervisor, wait};
 use anyhow::{Context, Result, bail};
+use relay::Relay;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -25,14 +31,16 @@ const PUBLISHER: &str = "org.jenkinsci.plugins.ZMQEventPublisher.HudsonNotificat
 const BOUND: Duration = Duration::from_secs(180);
 
 /// Commands, and the Debian package of each.
-pub(crate) const COMMANDS: [(&str, &str); 7] = [
+pub(crate) const COMMANDS: [(&str, &str); 9] = [
     ("bash", "bash"),
     ("curl", "curl"),
     ("gcc", "gcc"),
     ("java", "openjdk-17-jdk-headless"),
     ("javac", "openjdk-17-jdk-headless"),
+    ("jlink", "openjdk-17-jdk-headless"),
     ("mvn", "maven"),
     ("setpriv", "util-linux"),
+    ("unzip", "unzip"),
 ];
 
 /// A running server, gone with this value.
@@ -42,6 +50,7 @@ pub struct Hudson {
     port: u16,
     publisher: u16,
     supervisor: Supervisor,
+    relays: Vec<Relay>,
 }
 
 /// The one way in which a test asks for it: `None` when this machine lacks something, after one line on stderr; with
@@ -132,7 +141,7 @@ impl Hudson {
         let config = fs::read_to_string(fixture().join(PUBLISHER))?;
         let config = config.replace("<port>18888</port>", &format!("<port>{publisher}</port>"));
         fs::write(directory.join("home").join(PUBLISHER), config)?;
-        let mut server = Self { directory, port, publisher, supervisor };
+        let mut server = Self { directory, port, publisher, supervisor, relays: Vec::new() };
         server.up()?;
         Ok(server)
     }
@@ -140,6 +149,25 @@ impl Hudson {
     /// Its address.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Lets those reach it who reach this address of the machine, such as pods [`crate::Cluster::host`]; its address there. To be
+    /// asked anew after [`Hudson::up`]: agents have another port then.
+    ///
+    /// # Errors
+    /// When it does not answer, or a port is taken there.
+    pub fn reachable_at(&mut self, host: &str) -> Result<String> {
+        self.relays.clear();
+        // Agents are told this port, and take the host from the address that they have.
+        let page = format!("{}/tcpSlaveAgentListener/", self.url());
+        let header = run("curl", &["-s", "-S", "-D", "-", "-o", "/dev/null", &page])?;
+        let header = String::from_utf8_lossy(&header);
+        let port = header.lines().find_map(|line| line.strip_prefix("X-Hudson-JNLP-Port: "));
+        let port = port.context("Hudson tells no port for agents")?.trim().parse()?;
+        let web = Relay::start((host, 0), self.port)?;
+        let url = format!("http://{}", web.address());
+        self.relays = vec![web, Relay::start((host, port), port)?];
+        Ok(url)
     }
 
     /// The port on which the ZMQ Event Publisher listens from the first build on.

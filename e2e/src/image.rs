@@ -112,7 +112,10 @@ impl Image {
             self.entries.entry(parent).or_insert(directory);
         }
         if metadata.is_dir() {
-            self.entries.insert(path, Entry { content: Content::Directory, mode: 0o755, owner });
+            // The root is there in any image.
+            if !path.is_empty() {
+                self.entries.insert(path, Entry { content: Content::Directory, mode: 0o755, owner });
+            }
             for entry in fs::read_dir(source).with_context(about)? {
                 let entry = entry?;
                 let name = entry.file_name().into_string().ok().with_context(about)?;

@@ -1,5 +1,5 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask ci`, `cargo xtask verify`, `cargo xtask kubernetes-demo`,
-//! `cargo xtask testbed`.
+//! Development tasks: `cargo xtask test`, `cargo xtask ci`, `cargo xtask verify`, `cargo xtask jenkins-demo`,
+//! `cargo xtask kubernetes-demo`, `cargo xtask testbed`.
 #![expect(clippy::print_stdout, reason = "a tool for the terminal")]
 #![expect(clippy::disallowed_methods, reason = "times its steps in real time")]
 
@@ -20,6 +20,7 @@ cargo xtask test     all tests; the last line counts them
 cargo xtask ci       what must pass before anything lands
 cargo xtask breakages  breaks copies of the sources; each breakage must be caught
 cargo xtask verify   ci, and the long runs with their figures
+cargo xtask jenkins-demo  jobs of a real server of Jenkins' line in pods of a real Kubernetes
 cargo xtask kubernetes-demo  jobs in pods of a real Kubernetes, from their submission to the last trace
 cargo xtask testbed  a real Kubernetes for tests and developers; see docs/testbed.md
 ";
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         "ci" => ci(&mut steps),
         "breakages" => steps.check("breakages", breakages::check),
         "verify" => verify(&mut steps),
+        "jenkins-demo" => jenkins_demo(&mut steps),
         "kubernetes-demo" => kubernetes_demo(&mut steps),
         _ => {
             print!("{HELP}");
@@ -92,9 +94,22 @@ fn real_servers(steps: &mut Steps) -> Result<()> {
     if !go.is_ok_and(|status| status.success()) {
         return Ok(());
     }
-    steps.run("testbed: packages", testbed(["packages"]))?;
-    steps.run("testbed: programs", testbed(["build"]))?;
+    programs(steps)?;
     steps.run("testbed: image", testbed(["image"]))
+}
+
+fn programs(steps: &mut Steps) -> Result<()> {
+    steps.run("testbed: packages", testbed(["packages"]))?;
+    steps.run("testbed: programs", testbed(["build"]))
+}
+
+/// The test of the mission, shown; what it takes is built first.
+fn jenkins_demo(steps: &mut Steps) -> Result<()> {
+    programs(steps)?;
+    let mut jobs = jobs_in_pods();
+    // Whoever asks to see it is not to see that it was skipped.
+    jobs.arg("jenkins::").env("CI", "true");
+    steps.run("jobs of Jenkins in pods", jobs)
 }
 
 /// The test of the main job, shown; what it takes is built first.

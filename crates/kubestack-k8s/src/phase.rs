@@ -157,7 +157,7 @@ fn hindrance(status: &PodStatus) -> (Option<FailureCause>, String) {
                 text = format!("container `{}`: {text}", container.name);
             }
             if waiting.message.contains("runAsNonRoot") {
-                text.push_str("; use an image with a numeric user, or set `runAsNonRoot: false` under the label's `pod`");
+                text.push_str("; use an image with a numeric user, or set `runAsUser` (for root: `runAsNonRoot: false`) under the label's `pod`");
             }
             return (Some(cause), text);
         }

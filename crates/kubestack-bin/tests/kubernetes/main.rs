@@ -14,6 +14,7 @@ mod deployment;
 mod fake_nodes;
 mod fault_proxy;
 mod faults;
+mod jenkins;
 mod leaders;
 
 use common::Daemon;
