@@ -97,6 +97,7 @@ pub(crate) async fn completion(
             Ok(news) => {
                 failures = 0;
                 for hint in news {
+                    tracing::debug!(source = %name, agent = hint.agent, event = ?hint.event, "heard");
                     observer.tell(Fact::Hint(hint)).await;
                 }
             }

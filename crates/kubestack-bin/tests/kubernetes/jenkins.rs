@@ -26,12 +26,14 @@ fn daemon(cluster: &Cluster, server: &Hudson, internal: &str) -> Daemon {
     fs::write(daemon.path("key"), account(cluster).token).unwrap();
     let (dir, external, image) = (daemon.dir.path().display(), server.url(), hudson::AGENT);
     let (url, ca) = (cluster.url(), cluster.ca());
-    // `zmq` is to stand here too, with `server.publisher()` as its port.
-    let listeners = "demand-listeners: [{name: jenkins-queue, type: jenkins_queue}]";
+    let publisher = server.publisher();
     let text = format!(
         "instance: test
 state_dir: {dir}/state
-{listeners}
+demand-listeners:
+  - {{name: jenkins-queue, type: jenkins_queue}}
+destroy-listeners:
+  - {{name: zmq, type: zmq, host: 127.0.0.1, port: {publisher}}}
 jenkins: {{external_url: '{external}', internal_url: '{internal}', attach: inbound, poll: 300ms}}
 kubernetes: {{url: '{url}', api_key: {{file: {dir}/key}}, ca_file: {}, namespace: agents}}
 policy: {{master_poll: 300ms}}
@@ -44,7 +46,9 @@ labels:
     );
     println!("the daemon starts, with this config:\n{}", text.trim_end());
     daemon.configure(|_| text);
-    daemon.start();
+    let mut command = daemon.command("run");
+    command.env("KUBESTACK_LOG", "info,kubestack_engine=debug");
+    daemon.start_as(command);
     daemon
 }
 
@@ -169,6 +173,9 @@ fn jobs_of_a_real_server_run_in_pods_of_a_real_node_one_each_and_nothing_is_left
         agents.iter().all(|agent| nodes[agent]["temporarilyOffline"] == true).then_some(())
     });
     println!("drained: all three take no more jobs, while theirs run");
+    // The plugin listens from the first build on, and the daemon tries again at growing intervals.
+    daemon.said("hears the publisher");
+    println!("heard: the ZMQ Event Publisher of that server");
     let long = gate.agent("long");
     let at_work = pod(&cluster, &long).unwrap();
     for job in ["good", "bad"] {
@@ -189,6 +196,11 @@ fn jobs_of_a_real_server_run_in_pods_of_a_real_node_one_each_and_nothing_is_left
         assert_eq!(ask(&server, &format!("job/{job}/api/json"))["nextBuildNumber"], 2, "{job} ran once");
     }
     println!("gone: everything");
+    for agent in &agents {
+        let news = |line: &&str| line.contains("heard") && line.contains(agent) && line.contains("Finalized");
+        let log = daemon.log();
+        println!("by ZMQ: {}", log.lines().find(|line| line.contains("zmq") && news(line)).unwrap().trim());
+    }
     a_user_by_name_is_told(&cluster, &server, &daemon);
     println!("no pod, no Secret and no node is left");
 }
