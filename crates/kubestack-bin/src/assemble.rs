@@ -5,6 +5,7 @@ use kubestack_core::config::Fragment;
 use kubestack_core::context::BuildContext;
 use kubestack_core::error::Error;
 use kubestack_core::registry::{Build, PluginKind, find};
+use kubestack_core::transcript::Transcript;
 use kubestack_engine::clock::SystemClock;
 use kubestack_engine::config::{Config, PluginEntry};
 use kubestack_engine::coordination::LocalCoordination;
@@ -15,8 +16,17 @@ use std::sync::Arc;
 
 /// Everything that the configuration names, with nothing started; and the secret files that were read for it.
 pub(crate) fn builder(config: &Config) -> Result<(Builder, SecretFiles)> {
+    builder_with(config, None)
+}
+
+/// The same; what plugins ask and are answered is taken down, as far as they can tell it.
+pub(crate) fn builder_with(
+    config: &Config,
+    transcript: Option<Transcript>,
+) -> Result<(Builder, SecretFiles)> {
     let secrets = Arc::new(NotedSecrets::default());
-    let (mut builder, context) = begin(config, secrets.clone());
+    let (mut builder, mut context) = begin(config, secrets.clone());
+    context.transcript = transcript;
     for (kind, entry) in entries(config) {
         builder = add(builder, &context, kind, entry)?;
     }

@@ -3,8 +3,12 @@
 use crate::cli::Output;
 use crate::reload::Loaded;
 use crate::{assemble, show};
-use anyhow::Result;
+use anyhow::{Context, Error, Result};
 use kubestack_core::time::Span;
+use kubestack_core::transcript::{Exchange, Transcript};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -22,8 +26,16 @@ pub(crate) fn config(path: &Path) -> Result<ExitCode> {
 }
 
 /// The same, and tries of each system what a daemon will need. It failed if something is missing.
-pub(crate) async fn online(path: &Path, timeout: Span, output: Output) -> Result<ExitCode> {
-    let (builder, _) = assemble::builder(&Loaded::read(path)?.config)?;
+pub(crate) async fn online(
+    path: &Path,
+    timeout: Span,
+    record: Option<&Path>,
+    output: Output,
+) -> Result<ExitCode> {
+    let transcript =
+        record.map(|path| Ok::<_, Error>((create(path)?, path, Transcript::default()))).transpose()?;
+    let recording = transcript.as_ref().map(|(.., transcript)| transcript.clone());
+    let (builder, _) = assemble::builder_with(&Loaded::read(path)?.config, recording)?;
     if output.is_for_people() {
         config(path)?;
     }
@@ -47,6 +59,33 @@ pub(crate) async fn online(path: &Path, timeout: Span, output: Output) -> Result
             show::line(&show::plain(&what));
         }
     });
+    if let Some((file, path, transcript)) = transcript {
+        let exchanges = transcript.exchanges();
+        write(file, &exchanges).with_context(|| format!("{}: cannot be written", path.display()))?;
+        let number = exchanges.len();
+        show::aside(&format!(
+            "{number} questions and answers are in {}. Secrets and the address of the server are not in it; names of jobs, nodes, \
+             labels and users are. Read it before you hand it on.",
+            path.display()
+        ));
+    }
     let failed = all.clone().any(|(_, probe)| probe.needed && probe.result.is_err());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A file for nobody else to read, which must not be there yet: what it holds is not to be overwritten.
+fn create(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    file.with_context(|| format!("{}: cannot be made", path.display()))
+}
+
+/// One exchange a line, as JSON.
+fn write(file: File, exchanges: &[Exchange]) -> Result<()> {
+    let mut file = BufWriter::new(file);
+    for exchange in exchanges {
+        serde_json::to_writer(&mut file, exchange)?;
+        file.write_all(b"\n")?;
+    }
+    Ok(file.flush()?)
 }

@@ -70,6 +70,11 @@ pub(crate) enum Action {
         /// How long to wait for each system
         #[arg(long, value_name = "DURATION", default_value = "10s", requires = "online")]
         timeout: kubestack_core::time::Span,
+        /// Take down what the systems were asked and answered, without secrets, as a test that others can run
+        ///
+        /// For people who have a server that nobody here has. The file must not be there yet. At present Jenkins is taken down.
+        #[arg(long, value_name = "FILE", requires = "online")]
+        record: Option<PathBuf>,
     },
     /// Show what a daemon would do now, and why; nothing is sent
     ///

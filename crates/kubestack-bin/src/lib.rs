@@ -86,7 +86,9 @@ async fn act(cli: Cli) -> Result<ExitCode> {
         Action::Run { .. } => run::daemon(&cli.config).await,
         Action::Demo(demo) => demo::run(demo, cli.output).await,
         Action::Check { online: false, .. } => check::config(&cli.config),
-        Action::Check { timeout, .. } => check::online(&cli.config, *timeout, cli.output).await,
+        Action::Check { timeout, record, .. } => {
+            check::online(&cli.config, *timeout, record.as_deref(), cli.output).await
+        }
         Action::Plan { timeout } => plan::plan(&cli.config, *timeout, cli.output).await,
         Action::Submit(submit) => jobs::submit(&cli.config, submit, cli.output).await,
         Action::Jobs { action } => jobs::jobs(&cli.config, action, cli.output).await,

@@ -11,7 +11,14 @@ use std::fs;
 
 /// A running daemon whose agents are real ones of that server.
 fn daemon(server: &Hudson, max: u32) -> Daemon {
-    let mut daemon = Daemon::new();
+    let mut daemon = configured(server, max);
+    daemon.start();
+    daemon
+}
+
+/// One that does not run yet.
+fn configured(server: &Hudson, max: u32) -> Daemon {
+    let daemon = Daemon::new();
     let (dir, url, publisher) = (daemon.dir.path().display(), server.url(), server.publisher());
     let command = serde_json::to_string(&server.agent().unwrap()).unwrap();
     let text = format!(
@@ -31,12 +38,45 @@ labels:
 "
     );
     daemon.configure(|_| text);
-    daemon.start();
     daemon
 }
 
 fn nodes(server: &Hudson) -> usize {
     server.request("GET", "computer/api/json", None).unwrap().matches("\"displayName\":").count() - 2
+}
+
+#[test]
+fn what_a_real_server_answers_is_taken_down_for_others() {
+    let Some(server) = hudson().unwrap() else { return };
+    server.job("one", "a && linux", "echo secret-of-the-job").unwrap();
+    server.build("one").unwrap();
+    let daemon = configured(&server, 2);
+    let call = |file: &str| daemon.call(&["check", "--online", "--record", file]);
+    let path = daemon.path("transcript");
+    let output = call(path.to_str().unwrap());
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}{said}");
+    assert!(said.contains("Read it before you hand it on"), "{said}");
+    let transcript = fs::read_to_string(&path).unwrap();
+    for line in transcript.lines() {
+        let exchange: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(exchange["system"], "jenkins");
+    }
+    for part in [
+        "GET computer/api/json",
+        "GET queue/api/json",
+        "Waiting for next available executor",
+        "a &amp;&amp; linux",
+    ] {
+        assert!(transcript.contains(part), "{part}: {transcript}");
+    }
+    for hidden in ["secret-of-the-job", "127.0.0.1"] {
+        assert!(!transcript.contains(hidden), "{transcript}");
+    }
+    // What is there is somebody's.
+    let output = call(path.to_str().unwrap());
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("cannot be made"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), transcript);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::label::LabelSpec;
 use crate::name::{InstanceName, LabelName};
 use crate::time::Moment;
+use crate::transcript::Transcript;
 use async_trait::async_trait;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -52,6 +53,8 @@ pub struct BuildContext {
     pub secrets: Arc<dyn Secrets>,
     /// A directory of this installation for plugins that keep something on this host.
     pub state_dir: PathBuf,
+    /// Where to take down what is asked and answered, if somebody wants to see it.
+    pub transcript: Option<Transcript>,
 }
 
 impl BuildContext {
@@ -64,7 +67,7 @@ impl BuildContext {
         secrets: Arc<dyn Secrets>,
         state_dir: PathBuf,
     ) -> Self {
-        Self { name: name.into(), instance, clock, spawner, secrets, state_dir }
+        Self { name: name.into(), instance, clock, spawner, secrets, state_dir, transcript: None }
     }
 
     /// The secret that stands under `key` in the plugin's part of the config.

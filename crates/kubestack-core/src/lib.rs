@@ -38,6 +38,7 @@ pub mod registry;
 pub mod resources;
 pub mod template;
 pub mod time;
+pub mod transcript;
 
 pub use async_trait::async_trait;
 pub use inventory;

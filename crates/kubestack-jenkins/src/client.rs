@@ -21,7 +21,7 @@ use std::time::Duration;
 use tower::ServiceExt;
 
 /// No answer may be larger: a queue of 50,000 items has some 25 MiB.
-const MAX_ANSWER: usize = 64 << 20;
+pub(crate) const MAX_ANSWER: usize = 64 << 20;
 
 /// A request that takes longer is given up.
 const DEADLINE: Duration = Duration::from_secs(25);

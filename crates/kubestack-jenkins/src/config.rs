@@ -2,10 +2,12 @@
 
 use crate::client::{Client, Credentials};
 use crate::master::JenkinsMaster;
+use crate::recorded::{Masks, recorded};
 use crate::wire::connect;
 use kubestack_core::inventory;
 use kubestack_core::prelude::*;
 use kubestack_core::registry::Build;
+use kubestack_core::secrecy::ExposeSecret;
 use kubestack_core::time::Span;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -90,6 +92,14 @@ fn build(context: &BuildContext, fragment: &Fragment) -> Result<Box<dyn CiMaster
     let wire = connect(config.ca_file.as_deref(), proxy).map_err(|text| fragment.error("ca_file", text))?;
     let password = config.pass.as_ref().or(config.token.as_ref());
     let password = password.map(|reference| context.secrets.resolve(reference)).transpose()?;
+    let wire = match &context.transcript {
+        Some(transcript) => {
+            let secrets = password.iter().map(|secret| secret.expose_secret().to_owned()).collect();
+            let (system, base) = (context.name.clone(), config.external_url.clone());
+            recorded(wire, transcript.clone(), Masks { system, base, secrets })
+        }
+        None => wire,
+    };
     let client = Client::new(wire, &config.external_url, credentials, context.clock.clone());
     Ok(Box::new(JenkinsMaster::new(context.instance.clone(), client, config, password)))
 }

@@ -34,6 +34,7 @@ mod json;
 mod master;
 mod nodes;
 mod ours;
+mod recorded;
 #[cfg(test)]
 mod scripted;
 mod versions;
