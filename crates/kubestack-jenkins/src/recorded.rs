@@ -161,7 +161,7 @@ mod tests {
     async fn what_is_nobody_s_business_is_not_taken_down_and_the_rest_can_be_played_again() {
         let base = "https://ci.example.org/jenkins";
         let body = json!({
-            "computer": [{"displayName": "n", "description": "s3cret czNjcmV0", "executors": [{"currentExecutable": {"url": format!("{base}/job/a/1/")}}], "offlineCauseReason": SECRET}],
+            "computer": [{"displayName": "n", "description": "s3cret czNjcmV0 ci.example.org", "executors": [{"currentExecutable": {"url": format!("{base}/job/a/1/")}}], "offlineCauseReason": SECRET}],
         });
         let headers = [("x-jenkins", "2.579"), ("set-cookie", "JSESSIONID=1"), ("x-secret", "x")];
         let real = BoxCloneSyncService::new(service_fn(move |request: Request<Full<Bytes>>| {
