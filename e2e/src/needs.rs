@@ -65,6 +65,10 @@ pub fn install_packages(said: impl FnOnce(&str)) -> Result<()> {
     if image::shell().is_none() {
         packages.push("busybox-static");
     }
+    // For a client of Jenkins that nobody here wrote; python3 alone makes no environments on Debian.
+    if !runs("python3", &["-c", "import ensurepip, venv"]) {
+        packages.push("python3-venv");
+    }
     if !publisher::python_library() {
         packages.push(publisher::PYTHON_PACKAGE);
     }
@@ -112,16 +116,17 @@ pub(crate) fn is_command(name: &str) -> bool {
     std::env::split_paths(&paths).chain(more).any(|directory| directory.join(name).is_file())
 }
 
+/// Whether a command ends well, in silence.
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
 /// Whether a node's namespaces can be made, tried out.
 fn namespaces_work() -> bool {
-    Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
-        .arg(
-            "mount -t tmpfs tmpfs /run && mkdir -p /run/upper /run/work &&
-             mount -t overlay -o lowerdir=/var,upperdir=/run/upper,workdir=/run/work overlay /var",
-        )
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+    let mounts = "mount -t tmpfs tmpfs /run && mkdir -p /run/upper /run/work &&
+         mount -t overlay -o lowerdir=/var,upperdir=/run/upper,workdir=/run/work overlay /var";
+    let own = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    runs("unshare", &[&own[..], &["sh", "-c", mounts]].concat())
 }
