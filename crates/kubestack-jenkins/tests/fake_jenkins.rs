@@ -427,3 +427,33 @@ async fn servers_that_are_older_and_swarm_plugins_of_old_and_none() {
     drop(agent);
     assert!(view(&*master, &ask.agent).await.is_none());
 }
+
+/// Design: swarm 3, inbound 5, beside the looks that all agents share. Not met, since an agent is taken out by a look of its own,
+/// one toggle and another look (docs/jenkins.md).
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requests_of_an_agent_s_life_are_those_that_are_documented() {
+    let leaving = ["GET json", "POST toggleOffline", "GET json", "GET json", "POST doDelete"];
+    for (config, coming) in [
+        (json!({"user": "ks", "token": "11aa"}), ["POST doCreateItem", "GET jenkins-agent.jnlp"].as_slice()),
+        (json!({"user": "ks", "token": "11aa", "attach": "swarm"}), &["POST createSlave"]),
+    ] {
+        let fake = FakeJenkins::start(Options { security: users(), ..Options::default() }).await.unwrap();
+        let master = master(&fake, config);
+        master.agents().await.unwrap();
+        let before = fake.heard().len();
+        let ask = request(label("small", &[]), 1);
+        enrolled(master.enrol(&ask).await.unwrap());
+        master.drain(&ask.agent).await.unwrap();
+        master.remove(&ask.agent, false).await.unwrap();
+        let heard = fake.heard();
+        let calls: Vec<String> = heard[before..]
+            .iter()
+            .map(|line| {
+                let (method, path) = line.split_once(' ').unwrap();
+                let path = path.split(['?', ' ']).next().unwrap();
+                format!("{method} {}", path.rsplit('/').next().unwrap())
+            })
+            .collect();
+        assert_eq!(calls, [coming, &leaving].concat());
+    }
+}
