@@ -2,6 +2,9 @@
 
 use crate::api::Api;
 use crate::provider::KubeProvider;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request};
+use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use kubestack_core::context::Secrets;
@@ -11,7 +14,9 @@ use kubestack_core::prelude::*;
 use kubestack_core::registry::Build;
 use kubestack_core::secrecy::ExposeSecret;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tower::util::MapRequestLayer;
 
 /// A cluster that takes longer to accept a connection is taken to be down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,7 +112,7 @@ impl Access {
     pub async fn open(&self) -> Result<Api> {
         let (client, namespace) = match &self.given {
             Some(given) => given.clone(),
-            None => self.config.client(&*self.context.secrets).await?,
+            None => self.config.client(self.context.secrets.clone()).await?,
         };
         Ok(Api::new(client, namespace, self.context.clock.clone()))
     }
@@ -115,13 +120,13 @@ impl Access {
 
 impl KubeConfig {
     /// The client and its namespace. Reads files, and connects to nothing yet.
-    pub(crate) async fn client(&self, secrets: &dyn Secrets) -> Result<(Client, String)> {
-        let mut config = self.cluster(secrets).await?;
+    pub(crate) async fn client(&self, secrets: Arc<dyn Secrets>) -> Result<(Client, String)> {
+        let mut config = self.cluster(&*secrets).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         // The engine alone decides what is sent again: the client would repeat even a create whose answer
         // was lost (504).
         config.default_retry = false;
-        config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
+        config.headers.push((http::header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
         if let Some(file) = &self.ca_file {
             config.root_cert_file = Some(file.clone());
         }
@@ -136,13 +141,19 @@ impl KubeConfig {
         if let Some(proxy) = &self.proxy {
             config.proxy_url = Some(proxy.parse().map_err(|_| Error::invalid("`proxy` is no address"))?);
         }
-        if config.cluster_url.scheme_str() == Some("http") && config.auth_info.token.is_some() {
+        if config.cluster_url.scheme_str() == Some("http") && self.api_key.is_some() {
             tracing::warn!("the token for {} is sent in the clear; use https", config.cluster_url);
         }
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(|error| {
+        let builder = ClientBuilder::try_from(config).map_err(|error| {
             Error::invalid(format!("cannot make a client for the cluster: {}", chain(&error)))
         })?;
+        let client = match &self.api_key {
+            Some(key @ SecretRef::File(_)) => {
+                builder.with_layer(&MapRequestLayer::new(key_of_file(secrets, key.clone())?)).build()
+            }
+            _ => builder.build(),
+        };
         Ok((client, namespace))
     }
 
@@ -151,16 +162,12 @@ impl KubeConfig {
             let url = url.parse().map_err(|_| Error::invalid("`url` is no address"))?;
             let mut config = Config::new(url);
             match &self.api_key {
-                Some(SecretRef::File(file)) => {
-                    // Read here for a clear error, and by the client itself from then on.
-                    secrets.resolve(&SecretRef::File(file.clone()))?;
-                    config.auth_info.token_file = Some(file.file.display().to_string());
-                }
+                // Read for each request.
+                None | Some(SecretRef::File(_)) => {}
                 Some(key) => {
                     let token = secrets.resolve(key)?.expose_secret().to_owned();
                     config.auth_info.token = Some(token.into());
                 }
-                None => {}
             }
             return Ok(config);
         }
@@ -179,6 +186,31 @@ impl KubeConfig {
             ))
         })
     }
+}
+
+/// Adds the key of a file to each request, read again each time: a rotated one holds from the next request on. The client's
+/// own way would send the line break at its end as well. While the file cannot be read, the last key stays.
+fn key_of_file(
+    secrets: Arc<dyn Secrets>,
+    key: SecretRef,
+) -> Result<impl Fn(Request<Body>) -> Request<Body> + Clone + Send + 'static> {
+    let read = move || {
+        let text = format!("Bearer {}", secrets.resolve(&key)?.expose_secret());
+        let value = HeaderValue::try_from(text);
+        let mut value =
+            value.map_err(|_| Error::invalid("`api_key`: the file holds more than one line of text"))?;
+        value.set_sensitive(true);
+        Ok::<_, Error>(value)
+    };
+    let last = Arc::new(Mutex::new(read()?));
+    Ok(move |mut request: Request<Body>| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(now) = read() {
+            *last = now;
+        }
+        request.headers_mut().insert(AUTHORIZATION, last.clone());
+        request
+    })
 }
 
 /// By it the API server's metrics and audit log tell our requests from others'.

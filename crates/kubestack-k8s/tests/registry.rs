@@ -8,6 +8,8 @@ use kubestack_core::prelude::*;
 use kubestack_core::registry::{Build, find, verify};
 use kubestack_k8s as _;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 fn build(config: Value) -> Result<Box<dyn SlaveProvider>> {
     verify().unwrap();
@@ -74,6 +76,33 @@ async fn what_cannot_work_is_told_by_the_first_call_and_again_by_the_next() {
     let error = provider.capacity().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Transient);
     assert!(error.message.contains("the cluster cannot be reached"), "{error}");
+}
+
+#[tokio::test]
+async fn the_key_of_a_file_is_sent_without_its_line_break_and_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "one\n").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let provider = build(json!({"url": url, "api_key": {"file": file}, "namespace": "agents"})).unwrap();
+    for (text, sent) in [("one\n", Some("one")), ("two\r\n", Some("two")), ("", Some("two"))] {
+        std::fs::write(&file, text).unwrap();
+        let answer = async {
+            let mut stream = listener.accept().await.unwrap().0;
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                head.push(char::from(stream.read_u8().await.unwrap()));
+            }
+            let refused = b"HTTP/1.1 503 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(refused).await.unwrap();
+            head
+        };
+        let (told, head) = tokio::join!(provider.capacity(), answer);
+        told.unwrap_err();
+        let key = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer "));
+        assert_eq!(key, sent, "{head}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod fault_proxy;
 mod faults;
 mod jenkins;
 mod leaders;
+mod moved;
 
 use common::Daemon;
 use fake_nodes::FakeNodes;
