@@ -1,5 +1,5 @@
 //! The provider as the engine finds it: by its type name, with a part of a config file.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 
@@ -8,8 +8,12 @@ use kubestack_core::prelude::*;
 use kubestack_core::registry::{Build, find, verify};
 use kubestack_k8s as _;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+
+/// Far more than anything here takes.
+const BOUND: Duration = Duration::from_secs(30);
 
 fn build(config: Value) -> Result<Box<dyn SlaveProvider>> {
     verify().unwrap();
@@ -98,7 +102,9 @@ async fn the_key_of_a_file_is_sent_without_its_line_break_and_read_again() {
             stream.write_all(refused).await.unwrap();
             head
         };
-        let (told, head) = tokio::join!(provider.capacity(), answer);
+        // A client that refuses the key never calls.
+        let both = async { tokio::join!(provider.capacity(), answer) };
+        let (told, head) = tokio::time::timeout(BOUND, both).await.expect("a call");
         told.unwrap_err();
         let key = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer "));
         assert_eq!(key, sent, "{head}");
