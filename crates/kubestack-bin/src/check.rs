@@ -3,7 +3,7 @@
 use crate::cli::Output;
 use crate::reload::Loaded;
 use crate::{assemble, show};
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result};
 use kubestack_core::time::Span;
 use kubestack_core::transcript::{Exchange, Transcript};
 use std::fs::File;
@@ -32,14 +32,15 @@ pub(crate) async fn online(
     record: Option<&Path>,
     output: Output,
 ) -> Result<ExitCode> {
-    let transcript =
-        record.map(|path| Ok::<_, Error>((create(path)?, path, Transcript::default()))).transpose()?;
-    let recording = transcript.as_ref().map(|(.., transcript)| transcript.clone());
-    let (builder, _) = assemble::builder_with(&Loaded::read(path)?.config, recording)?;
+    let transcript = record.map(|_| Transcript::default());
+    let (builder, _) = assemble::builder_with(&Loaded::read(path)?.config, transcript.clone())?;
     if output.is_for_people() {
         config(path)?;
     }
-    let systems = builder.build()?.probe(timeout.0).await;
+    let engine = builder.build()?;
+    // Before anything is asked; and not before it is known that something can be.
+    let file = record.map(create).transpose()?;
+    let systems = engine.probe(timeout.0).await;
     let all = systems.iter().flat_map(|system| system.probes.iter().map(move |probe| (system, probe)));
     let findings: Vec<_> = all
         .clone()
@@ -59,7 +60,7 @@ pub(crate) async fn online(
             show::line(&show::plain(&what));
         }
     });
-    if let Some((file, path, transcript)) = transcript {
+    if let (Some(file), Some(path), Some(transcript)) = (file, record, transcript) {
         let exchanges = transcript.exchanges();
         write(file, &exchanges).with_context(|| format!("{}: cannot be written", path.display()))?;
         let number = exchanges.len();

@@ -105,6 +105,10 @@ fn a_bad_config_ends_with_2_and_names_each_problem_and_starts_nothing() {
         state.display()
     );
     fs::write(&path, config).unwrap();
+    let record = dir.path().join("record");
+    let online = ["check", "--online", "--record", record.to_str().unwrap()];
+    assert_eq!(kubestack(&[&["-c", path.to_str().unwrap()], &online[..]].concat()).status.code(), Some(2));
+    assert!(!record.exists(), "a second try would find it there");
     for action in ["check", "plan", "run"] {
         let output = kubestack(&["-c", path.to_str().unwrap(), action]);
         assert_eq!(output.status.code(), Some(2), "{action}");
@@ -143,6 +147,10 @@ statedir: x
         state.display()
     );
     fs::write(&path, config).unwrap();
+    let record = dir.path().join("record");
+    let online = ["check", "--online", "--record", record.to_str().unwrap()];
+    assert_eq!(kubestack(&[&["-c", path.to_str().unwrap()], &online[..]].concat()).status.code(), Some(2));
+    assert!(!record.exists(), "a second try would find it there");
     for action in ["check", "plan", "run"] {
         let output = kubestack(&["-c", path.to_str().unwrap(), action]);
         assert_eq!(output.status.code(), Some(2), "{action}");

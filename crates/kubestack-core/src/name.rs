@@ -140,6 +140,14 @@ impl AgentName {
             && number(parts.next())
             && parts.next().is_some_and(|start| start.starts_with(&head))
     }
+
+    /// The name of that form in the name of a node that a client of Jenkins' Swarm plugin made for itself: such clients
+    /// append `-` and eight hex digits to the name that they are given.
+    pub fn before_appended<'a>(instance: &InstanceName, node: &'a str) -> Option<&'a str> {
+        let (agent, end) = node.rsplit_once('-')?;
+        let hash = end.len() == 8 && end.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        (hash && Self::may_be_of(instance, agent)).then_some(agent)
+    }
 }
 
 /// Lower-case, every run of other characters than `[a-z0-9]` as one `-`, none at either end; never empty.

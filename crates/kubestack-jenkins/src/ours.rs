@@ -22,13 +22,8 @@ impl Ours {
 
     /// The name of the agent behind a node.
     pub fn agent<'a>(&self, node: &'a str) -> &'a str {
-        let hash = |text: &str| {
-            text.len() == 8 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        match node.rsplit_once('-') {
-            Some((agent, end)) if self.appended && hash(end) && self.is_ours(agent) => agent,
-            _ => node,
-        }
+        let agent = self.appended.then(|| AgentName::before_appended(&self.instance, node)).flatten();
+        agent.unwrap_or(node)
     }
 
     /// Whether an agent of ours could be called so.

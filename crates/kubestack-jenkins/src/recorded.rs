@@ -115,7 +115,6 @@ fn what_is_read_of_a_job(xml: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
     use crate::client::{Client, Credentials};
@@ -136,11 +135,9 @@ mod tests {
                 format!("{} {}", request.method(), &request.uri().path_and_query().unwrap().as_str()[1..]);
             let mut left = left.lock().unwrap();
             let places: Vec<usize> = (0..left.len()).filter(|index| left[*index].asked == asked).collect();
-            let exchange = match places.as_slice() {
-                [] => panic!("{asked} was never asked"),
-                [place] => left[*place].clone(),
-                [place, ..] => left.remove(*place),
-            };
+            assert!(!places.is_empty(), "{asked} was never asked");
+            let (place, last) = (places[0], places.len() == 1);
+            let exchange = if last { left[place].clone() } else { left.remove(place) };
             let mut answer = Response::builder().status(exchange.status);
             for (name, value) in &exchange.headers {
                 answer = answer.header(name, value);

@@ -62,7 +62,7 @@ async fn next(source: &mut Box<dyn CompletionSource>) -> Result<Vec<Completion>>
 async fn hears(source: &mut Box<dyn CompletionSource>, publisher: &mut Publisher, agent: &str) {
     let limit = Instant::now() + BOUND;
     loop {
-        for node in ["", "static-1", "xy-small-1-2", agent] {
+        for node in ["", "static-1", "xy-small-1-2", "ci-small-1-2-theirs", agent] {
             publisher.publish(&event("onFinalized", node)).unwrap();
         }
         match tokio::time::timeout(Duration::from_millis(200), source.next()).await {

@@ -41,7 +41,12 @@ pub(super) fn demands(
                 (BTreeSet::new(), format!("{function:?}: a name with a blank is not taken from Gearman"))
             }
             // Made for one node: an agent of ours that is there already.
-            Some((_, node)) if AgentName::may_be_of(instance, node) => continue,
+            Some((_, node))
+                if AgentName::may_be_of(instance, node)
+                    || AgentName::before_appended(instance, node).is_some() =>
+            {
+                continue;
+            }
             Some((_, wanted)) => (serving(wanted), function.to_owned()),
             None => (without_label(build, jobs, &known, labels, serving), function.to_owned()),
         };
@@ -127,7 +132,7 @@ mod tests {
     #[test]
     fn names_with_blanks_are_told_and_left_alone_and_so_is_what_names_an_agent_of_ours() {
         let told = told(
-            "build:a b:small\t1\t0\t0\nbuild:a\tb\t1\t0\t0\nbuild:a:ci-small-1-2\t1\t0\t1\nbuild:a:xy-small-1-2\t1\t0\t1\n",
+            "build:a b:small\t1\t0\t0\nbuild:a\tb\t1\t0\t0\nbuild:a:ci-small-1-2\t1\t0\t1\nbuild:a:ci-small-1-2-0123abcd\t1\t0\t1\nbuild:a:xy-small-1-2\t1\t0\t1\n",
         );
         let refused = ": a name with a blank is not taken from Gearman";
         assert_eq!(

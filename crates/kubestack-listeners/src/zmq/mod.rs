@@ -108,12 +108,13 @@ impl Zmq {
             None => return Vec::new(),
         };
         let node = event.node.unwrap_or_default();
-        let may_be_ours = |name: &&str| AgentName::may_be_of(&self.instance, name);
-        // Clients of the Swarm plugin append `-` and eight hex digits to the name that they are given. Which of
-        // the two is an agent, is known where hints are taken: other names are ignored there.
-        let names = [Some(node.as_str()), node.rsplit_once('-').map(|(agent, _)| agent)];
-        let names = names.into_iter().flatten().filter(may_be_ours);
+        // Where both have the form of an agent's name, which of them is one is known where hints are taken: others are
+        // ignored there.
+        let whole = Some(node.as_str()).filter(|name| AgentName::may_be_of(&self.instance, name));
+        let names = [whole, AgentName::before_appended(&self.instance, &node)];
         names
+            .into_iter()
+            .flatten()
             .map(|name| {
                 let news = Completion::new(name, event.event, at);
                 match event.queue_id {
